@@ -1,6 +1,6 @@
 """Scorers behind `ridgeline validate`: one module per level, each comparing predictions with a folder of measurements.
 
-Shared parts: `scores` (formulas), `report` (rows, JSON, table, progress), `tables` (checked reading), `levels` (discovery).
+Shared: `scores` (formulas), `report` (rows, JSON, table, progress), `tables` (checked reading), `levels` (discovery).
 No model and no fitted constant lives here.
 """
 

@@ -32,7 +32,7 @@ def load_level(name: str) -> ModuleType:
 
 def checked_split(module: ModuleType, split: str | None) -> str:
     """`split`, or the level's default for None; `ValueError` naming the level's splits otherwise."""
-    split = module.SPLITS[0] if split is None else split
-    if split not in module.SPLITS:
-        raise ValueError(f"--split: {split!r} is not a split of this level (known: {', '.join(module.SPLITS)})")
-    return split
+    chosen: str = module.SPLITS[0] if split is None else split
+    if chosen not in module.SPLITS:
+        raise ValueError(f"--split: {chosen!r} is not a split of this level (known: {', '.join(module.SPLITS)})")
+    return chosen

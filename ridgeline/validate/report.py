@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-import pandas as pd
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -30,10 +29,10 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True, kw_only=True)
 class Validation:
-    """What a level found. `group`: the fields that split the rows; `extra`: names from `EXTRA`; `messages`: one line each."""
+    """What a level found. `points`: pandas frame; `group`: fields that split them; `extra`: names of `EXTRA`; `messages`: one line each."""
 
     level: str
-    points: pd.DataFrame
+    points: Any
     group: tuple[str, ...] = GROUP
     extra: tuple[str, ...] = ()
     messages: list[str] = field(default_factory=list)
@@ -53,7 +52,7 @@ class Validation:
             rows.append(self._row(dict(zip(self.group, keys)), part))
         return rows
 
-    def _row(self, keys: dict[str, Any], part: pd.DataFrame) -> dict[str, Any]:
+    def _row(self, keys: dict[str, Any], part: Any) -> dict[str, Any]:
         predicted, measured = part["predicted"].to_numpy(float), part["measured"].to_numpy(float)
         row: dict[str, Any] = {"level": self.level} | {name: keys.get(name, "all") for name in GROUP}
         row |= {name: keys.get(name, "all") for name in self.group if name not in GROUP}

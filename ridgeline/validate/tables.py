@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,7 +26,7 @@ def read_table(path: Path, columns: Mapping[str, str]) -> pd.DataFrame:
     Other columns are dropped. `ValueError`, one line, for an unreadable file, a missing column or one of another kind.
     """
     try:
-        frame = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
+        frame: Any = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file") from None
     except Exception as error:  # pandas and Arrow raise many kinds for a damaged file
@@ -46,11 +47,11 @@ def read_table(path: Path, columns: Mapping[str, str]) -> pd.DataFrame:
 
 
 def measured_or_nan(values: pd.Series) -> tuple[np.ndarray, int]:
-    """`values` with what cannot be a duration (NaN, infinite, zero, negative) as NaN, and how many of those there are."""
+    """`values` with what cannot be a duration (NaN, infinite, zero, negative) as NaN, and how many of those."""
     numbers = values.to_numpy(float)
     good = np.isfinite(numbers) & (numbers > 0.0)
     return np.where(good, numbers, np.nan), int((~good).sum())
 
 
-def _is_number(column: pd.Series) -> bool:
+def _is_number(column: Any) -> bool:
     return pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
