@@ -1,0 +1,83 @@
+"""The Gemmini closed form against Timeloop's results for random mappings (`dosa/timeloop_gemmini.csv[.gz]`): cycles,
+energy, EDP.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from dataflow.gemmini import DIMENSIONS, Hardware, Layer, cost
+from dataflow.gemmini_mapping_text import read_mappings
+from ridgeline.validate.report import Validation
+
+SPLITS = ("none",)
+GROUP = ("source", "metric")
+SIZES = [f"prob.{name}" for name in DIMENSIONS]
+NEEDED = [
+    "target.cycle",
+    "target.energy",
+    "mapping.mapping",
+    "arch.meshX",
+    "arch.mem1_entries",
+    "arch.mem2_entries",
+    "prob.Wstride",
+    "prob.Hstride",
+    *SIZES,
+]
+
+
+def validate(data: Path, *, split: str = "none") -> Validation:
+    """Score every row under `data/dosa` (or `data` itself)."""
+    folder = data / "dosa" if (data / "dosa").is_dir() else data
+    frames, messages = [], []
+    for path in sorted(folder.glob("timeloop_gemmini*.csv*")):
+        frames.append(points_of(read_table(path)))
+    if not frames:
+        messages.append(f"{folder}: no timeloop_gemmini*.csv[.gz] found")
+        frames.append(pd.DataFrame(columns=["source", "metric", "predicted", "measured", "calibration"]))
+    points = pd.concat(frames, ignore_index=True)
+    return Validation(level="dataflow_dosa", points=points, group=GROUP, extra=("exact", "max_ape"), messages=messages)
+
+
+def read_table(path: Path, needed: list[str] | None = None) -> pd.DataFrame:
+    """The table with its columns checked; ValueError names what is missing."""
+    frame = pd.read_csv(path)
+    for name in needed or NEEDED:
+        if name not in frame.columns:
+            raise ValueError(f"{path.name}: column {name!r} is missing")
+    return frame
+
+
+def layers_and_hardware(frame: pd.DataFrame) -> tuple[Layer, Hardware]:
+    """The layer and hardware columns as arrays."""
+    column = {name: frame[name].to_numpy(float) for name in frame.columns if frame[name].dtype.kind in "if"}
+    layer = Layer(
+        sizes=np.stack([column[name] for name in SIZES], axis=-1),
+        stride_p=column["prob.Wstride"],
+        stride_q=column["prob.Hstride"],
+    )
+    hardware = Hardware(
+        edge=column["arch.meshX"],
+        accumulator_words=column["arch.mem1_entries"],
+        scratchpad_words=column["arch.mem2_entries"],
+    )
+    return layer, hardware
+
+
+def points_of(frame: pd.DataFrame) -> pd.DataFrame:
+    """Predicted and measured cycles, energy (microjoules) and energy-delay product of every row."""
+    layer, hardware = layers_and_hardware(frame)
+    answer = cost(layer, read_mappings(frame["mapping.mapping"]), hardware)
+    cycles, energy = frame["target.cycle"].to_numpy(float), frame["target.energy"].to_numpy(float)
+    microjoules = np.asarray(answer.energy_joules) * 1e6
+    metrics = {
+        "cycles": (answer.cycles, cycles),
+        "energy": (microjoules, energy),
+        "energy-delay product": (answer.cycles * microjoules, cycles * energy),
+    }
+    parts = [
+        pd.DataFrame({"source": "dosa", "metric": name, "predicted": guess, "measured": truth, "calibration": "none"})
+        for name, (guess, truth) in metrics.items()
+    ]
+    return pd.concat(parts, ignore_index=True)
