@@ -47,7 +47,7 @@ class Layer:
     @property
     def macs(self) -> Array:
         """Multiply-accumulates, [...]."""
-        return namespace(self.sizes).prod(self.sizes, axis=-1)
+        return _product(namespace(self.sizes).asarray(self.sizes))
 
 
 @jax.tree_util.register_dataclass
@@ -129,7 +129,10 @@ class Cost(NamedTuple):
 def inner_tile(mapping: Mapping, level: int) -> Array:
     """Extent of each dimension inside one tile of `level`, spatial factors below included, [..., 7]."""
     xp = namespace(mapping)
-    extent = xp.prod(xp.asarray(mapping.temporal)[..., : level + 1, :], axis=-2)
+    temporal = xp.asarray(mapping.temporal)
+    extent = temporal[..., 0, :]
+    for below in range(1, level + 1):
+        extent = extent * temporal[..., below, :]
     one = np.ones(7)
     if level >= ACCUMULATORS:
         extent = extent * xp.where(np.arange(7) == C, xp.asarray(mapping.spatial_c)[..., None], one)
@@ -138,10 +141,14 @@ def inner_tile(mapping: Mapping, level: int) -> Array:
     return extent
 
 
-def traffic(layer: Layer, mapping: Mapping, *, halo: bool = True, rounding: Rounding = exact) -> Traffic:
+def traffic(
+    layer: Layer, mapping: Mapping, *, halo: bool = True, moving_above: float = 1.0, rounding: Rounding = exact
+) -> Traffic:
     """Word counts of `mapping` on `layer`; arguments broadcast over the leading axes.
 
-    `halo=False` forgets that neighbouring input tiles overlap (cheaper, never fewer words)."""
+    `halo=False` forgets that neighbouring input tiles overlap (cheaper, never fewer words). `moving_above`: bounds up
+    to it do not count as a loop; 1 for whole factors, a little more for relaxed ones.
+    """
     xp = namespace(layer, mapping)
     spatial_c, spatial_k = xp.asarray(mapping.spatial_c), xp.asarray(mapping.spatial_k)
     tiles = [inner_tile(mapping, level) for level in (REGISTERS, ACCUMULATORS, SCRATCHPAD)]
@@ -150,14 +157,14 @@ def traffic(layer: Layer, mapping: Mapping, *, halo: bool = True, rounding: Roun
 
     weight_tile, input_tile = (_words(xp, tiles[SCRATCHPAD], name, layer) for name in ("weights", "inputs"))
     output_tile = _words(xp, tiles[ACCUMULATORS], "outputs", layer)
-    weight_fills = weight_tile * _repeats(xp, mapping, "weights", SCRATCHPAD)
+    weight_fills = weight_tile * _repeats(xp, mapping, "weights", SCRATCHPAD, moving_above)
     if halo:
-        input_fills = _halo_fills(xp, layer, mapping, tiles[SCRATCHPAD], input_tile)
+        input_fills = _halo_fills(xp, layer, mapping, tiles[SCRATCHPAD], input_tile, moving_above)
     else:
-        input_fills = input_tile * _repeats(xp, mapping, "inputs", SCRATCHPAD)
-    output_fills = output_tile * spatial_k * _repeats(xp, mapping, "outputs", ACCUMULATORS)
+        input_fills = input_tile * _repeats(xp, mapping, "inputs", SCRATCHPAD, moving_above)
+    output_fills = output_tile * spatial_k * _repeats(xp, mapping, "outputs", ACCUMULATORS, moving_above)
     register_fills = _words(xp, tiles[REGISTERS], "weights", layer) * spatial_c * spatial_k
-    register_fills = register_fills * _repeats(xp, mapping, "weights", REGISTERS)
+    register_fills = register_fills * _repeats(xp, mapping, "weights", REGISTERS, moving_above)
 
     revisits = output_fills - out
     block = GEOMETRY["dram_block_words"]
@@ -256,12 +263,23 @@ def binding_constraint(layer: Layer, mapping: Mapping, hardware: Hardware | None
     return ""
 
 
+def _product(values: Array) -> Array:
+    """Product over the dimension axis as plain multiplications: exact, and cheap to differentiate and to compile."""
+    total = values[..., 0]
+    for d in range(1, 7):
+        total = total * values[..., d]
+    return total
+
+
 def _words(xp, extent: Array, tensor: str, layer: Layer) -> Array:
     """Words of a tensor's tile of the given extents, [...]."""
     if tensor == "inputs":
         rows, columns = _input_extent(extent, layer)
         return rows * columns * extent[..., C] * extent[..., N]
-    return xp.prod(xp.where(_MASK[tensor], extent, 1.0), axis=-1)
+    words = 1.0
+    for d in _RELEVANT[tensor]:
+        words = words * extent[..., d]
+    return words
 
 
 def _input_extent(extent: Array, layer: Layer) -> tuple[Array, Array]:
@@ -269,29 +287,29 @@ def _input_extent(extent: Array, layer: Layer) -> tuple[Array, Array]:
     return along_p, (extent[..., Q] - 1.0) * layer.stride_q + extent[..., S]
 
 
-def _repeats(xp, mapping: Mapping, tensor: str, level: int) -> Array:
+def _repeats(xp, mapping: Mapping, tensor: str, level: int, moving_above: float) -> Array:
     """How often a tile of `level` is filled: all outer loops but those inside the innermost relevant one, [...]."""
     temporal, order = xp.asarray(mapping.temporal), xp.asarray(mapping.order)
     total, relevant_inside = 1.0, False
     for outer in range(level + 1, 4):
         bounds, place = temporal[..., outer, :], order[..., outer, :]
-        moving = _MASK[tensor] & (stop_gradient(bounds) > 1.0)
+        moving = _MASK[tensor] & (stop_gradient(bounds) > moving_above)
         innermost = xp.max(xp.where(moving, place, -1), axis=-1, keepdims=True)
         counted = (place <= innermost) | xp.asarray(relevant_inside)[..., None]
-        total = total * xp.prod(xp.where(counted, bounds, 1.0), axis=-1)
+        total = total * _product(xp.where(counted, bounds, 1.0))
         relevant_inside = xp.asarray(relevant_inside) | xp.any(moving, axis=-1)
     return total
 
 
-def _halo_fills(xp, layer: Layer, mapping: Mapping, tile: Array, words: Array) -> Array:
+def _halo_fills(xp, layer: Layer, mapping: Mapping, tile: Array, words: Array, moving_above: float) -> Array:
     """Input words that enter the scratchpad: a step forward along one dimension alone brings only what the last tile
     lacked.
     """
     bounds, place = xp.asarray(mapping.temporal)[..., DRAM, :], xp.asarray(mapping.order)[..., DRAM, :]
     relevant = _MASK["inputs"]
-    moving = relevant & (stop_gradient(bounds) > 1.0)
+    moving = relevant & (stop_gradient(bounds) > moving_above)
     before = place[..., None, :] < place[..., :, None]  # [..., loop, other]: the other loop lies outside
-    outside = xp.prod(xp.where(before, bounds[..., None, :], 1.0), axis=-1)
+    outside = _product(xp.where(before, bounds[..., None, :], 1.0))
     inside = xp.any(moving[..., None, :] & (place[..., None, :] > place[..., :, None]), axis=-1)
     along_p, along_q = _input_extent(tile, layer)
     rest = tile[..., C] * tile[..., N]

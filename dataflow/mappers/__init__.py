@@ -1,0 +1,41 @@
+"""Mappers: exhaustive, random, annealing and gradient search over the mappings of a layer or of a whole network.
+
+Imports the models of `dataflow`; no model imports a mapper. Holds no cost formulas of its own.
+"""
+
+from dataflow.mappers.coordinate_descent import choose_orders, descend
+from dataflow.mappers.exhaustive import SearchResult, energy_delay, exhaustive_search, valid_splits
+from dataflow.mappers.gradient import GradientResult, gradient_search
+from dataflow.mappers.kept import Keeper, Kept, pareto_front
+from dataflow.mappers.network_design import Design, Network, Score, score, score_mappings, split_table
+from dataflow.mappers.network_sampling import SamplingResult, anneal_network, random_network_search
+from dataflow.mappers.sampling import anneal, random_search
+from dataflow.mappers.space import Constraints, MapSpace, map_space
+
+__all__ = [
+    "Constraints",
+    "Design",
+    "GradientResult",
+    "Keeper",
+    "Kept",
+    "MapSpace",
+    "Network",
+    "SamplingResult",
+    "Score",
+    "SearchResult",
+    "anneal",
+    "anneal_network",
+    "choose_orders",
+    "descend",
+    "energy_delay",
+    "exhaustive_search",
+    "gradient_search",
+    "map_space",
+    "pareto_front",
+    "random_network_search",
+    "random_search",
+    "score",
+    "score_mappings",
+    "split_table",
+    "valid_splits",
+]

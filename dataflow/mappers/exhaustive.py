@@ -1,0 +1,173 @@
+"""Exhaustive search: every split that fits, in a fixed order, pruned as soon as a partial choice breaks a limit.
+
+The enumeration is a depth-first walk over dimensions compiled with Numba; it hands over blocks of valid choices, which
+the closed form evaluates as arrays. Memory does not depend on the size of the space: only the best k and the front are
+kept.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba import njit
+from rich.progress import Progress
+
+from dataflow.evaluation import evaluate
+from dataflow.mappers.kept import Keeper, Kept
+from dataflow.mappers.space import MapSpace
+from dataflow.mapping import Mapping
+
+#: Objectives [n, m] of mappings [n]; NaN where a mapping cannot run.
+Objective = Callable[[MapSpace, Mapping], np.ndarray]
+
+
+def energy_delay(space: MapSpace, mapping: Mapping) -> np.ndarray:
+    """(energy-delay product, energy in joules, latency in seconds) of mappings [n] that a mapper has pruned already."""
+    found = evaluate(space.problem, space.architecture, mapping, check=False)
+    return np.stack(np.broadcast_arrays(found.edp, found.energy_joules, found.latency_s), axis=-1)
+
+
+class SearchResult(NamedTuple):
+    """`best` (sorted) and `front` of (energy, latency): columns of `kept`; `rejected`: mappings each limit excluded.
+
+    `evaluated` + sum of `rejected` = all mappings of the space (exhaustive) or drawn (random, annealing); `seconds`.
+    """
+
+    space: MapSpace
+    kept: Kept
+    evaluated: int
+    rejected: dict[str, int]
+    seconds: float
+
+    def mapping(self, place: int = 0) -> Mapping:
+        """The mapping at `place` of the best list."""
+        best = self.kept.best
+        return self.space.mapping(best["choice"][place], best["positions"][place])
+
+    def to_frame(self) -> Any:
+        """The best list as a table: objectives, then the mapping as text."""
+        import pandas as pd
+
+        best = self.kept.best
+        columns = {name: best["objectives"][:, i] for i, name in enumerate(("edp", "energy_joules", "latency_s"))}
+        texts = [self.mapping(i).to_text().replace("\n", " | ") for i in range(len(best["objectives"]))]
+        return pd.DataFrame(columns | {"mapping": texts})
+
+
+def exhaustive_search(
+    space: MapSpace,
+    objective: Objective = energy_delay,
+    *,
+    k: int = 10,
+    block: int = 100_000,
+    show_progress: bool = False,
+) -> SearchResult:
+    """All mappings of `space`. Loop orders multiply the splits: fix them (`Constraints.order`) where they do not
+    matter.
+    """
+    began = time.perf_counter()
+    keeper, evaluated = Keeper(k), 0
+    rejected = np.zeros(len(space.limits.labels), dtype=np.int64)
+    orders = int(np.prod([float(n) for n in space.orders]))
+    with Progress(disable=not show_progress, transient=True) as progress:
+        task = progress.add_task("splits", total=space.splits)
+        for choice, seen in _blocks(space, block, rejected):
+            progress.update(task, completed=seen)
+            for positions in space.all_positions():
+                if not len(choice):
+                    break
+                places = np.broadcast_to(positions, (len(choice), *positions.shape))
+                keeper.add(objective(space, space.mapping(choice, positions)), choice=choice, positions=places)
+                evaluated += len(choice)
+    counts = {label: int(n) * orders for label, n in zip(space.limits.labels, rejected)}
+    return SearchResult(space, keeper.kept(), evaluated, counts, time.perf_counter() - began)
+
+
+def valid_splits(space: MapSpace, block: int = 100_000) -> Iterator[np.ndarray]:
+    """Blocks [n, dimensions] of the split choices that break no limit, in the order of the walk."""
+    rejected = np.zeros(len(space.limits.labels), dtype=np.int64)
+    for choice, _ in _blocks(space, block, rejected):
+        yield choice
+
+
+def _blocks(space: MapSpace, block: int, rejected: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:
+    limits, dims = space.limits, len(space.tables)
+    sizes = np.array([len(t) for t in space.tables], dtype=np.int64)
+    # Extent of each choice of each dimension inside each limit's tile.
+    extent = np.ones((max(len(limits.labels), 1), dims, int(sizes.max())))
+    for i in range(len(limits.labels)):
+        for d, table in enumerate(space.tables):
+            extent[i, d, : len(table)] = np.prod(np.where(limits.inside[i], table, 1), axis=-1)
+    state = np.zeros(dims + 1, dtype=np.int64)
+    out = np.empty((block, dims), dtype=np.int64)
+    seen = np.zeros(1, dtype=np.int64)
+    tails = np.concatenate([np.cumprod(sizes[::-1])[::-1], [1]]).astype(np.int64)
+    while state[dims] >= 0:
+        run: Any = _walk
+        found = run(
+            state,
+            out,
+            sizes,
+            tails,
+            extent,
+            limits.coefficients,
+            limits.present,
+            limits.scale,
+            limits.bounds,
+            rejected,
+            seen,
+        )
+        yield out[:found].copy(), int(seen[0])
+
+
+@njit(cache=True)
+def _broken(state, depth, extent, coefficients, present, scale, bounds):
+    """The first limit that the choices of dimensions 0..depth break, the others at their smallest; -1 if none."""
+    tensors, ranks, dims = coefficients.shape[1:]
+    for i in range(bounds.size):
+        needed = 0.0
+        for t in range(tensors):
+            if not present[i, t]:
+                continue
+            words = 1.0
+            for r in range(ranks):
+                rank = 1.0
+                for d in range(depth + 1):
+                    rank += coefficients[i, t, r, d] * (extent[i, d, state[d]] - 1.0)
+                words *= rank
+            needed += words
+        if needed * scale[i] > bounds[i]:
+            return i
+    return -1
+
+
+@njit(cache=True)
+def _walk(state, out, sizes, tails, extent, coefficients, present, scale, bounds, rejected, seen):
+    """Go on with the walk until `out` is full; `state[d]`: choice of dimension d, `state[-1]`: depth, -1 at the end."""
+    dims = sizes.size
+    found = 0
+    depth = state[dims]
+    while depth >= 0 and found < out.shape[0]:
+        if state[depth] == sizes[depth]:
+            state[depth] = 0
+            depth -= 1
+            if depth >= 0:
+                state[depth] += 1
+            continue
+        limit = _broken(state, depth, extent, coefficients, present, scale, bounds)
+        if limit >= 0:
+            rejected[limit] += tails[depth + 1]
+            seen[0] += tails[depth + 1]
+            state[depth] += 1
+        elif depth == dims - 1:
+            for d in range(dims):
+                out[found, d] = state[d]
+            found += 1
+            seen[0] += 1
+            state[depth] += 1
+        else:
+            depth += 1
+            state[depth] = 0
+    state[dims] = depth
+    return found

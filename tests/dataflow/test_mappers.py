@@ -1,0 +1,158 @@
+"""Mappers: exhaustive against brute force, limits named, determinism, streaming, and gradient search on a small
+network.
+"""
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dataflow import Compute, Storage, architecture, gemm
+from dataflow.evaluation import evaluate
+from dataflow.mappers import (
+    Constraints,
+    Design,
+    Keeper,
+    Network,
+    anneal,
+    exhaustive_search,
+    gradient_search,
+    map_space,
+    pareto_front,
+    random_network_search,
+    random_search,
+    score,
+    split_table,
+    valid_splits,
+)
+from dataflow.mappers.network_design import OUTER_ORDERS
+
+ORDER = {"DRAM": ["M", "N", "K"], "GLB": ["M", "K", "N"], "RF": ["M", "N", "K"]}
+
+
+def chip(glb=512.0, rf=16.0, fanout=4.0):
+    joules = {"DRAM": 1e-10, "GLB": 5e-12, "RF": 5e-13}
+
+    def level(name, **changes):
+        return Storage(
+            name=name, read_joules=joules[name], write_joules=joules[name], update_joules=joules[name], **changes
+        )
+
+    levels = [
+        level("DRAM", shared_words_per_cycle=4.0),
+        level("GLB", capacity_words=glb, fanout_x=fanout),
+        level("RF", capacity_words=rf),
+    ]
+    return architecture(levels, Compute(mac_joules=5e-13))
+
+
+@pytest.fixture(scope="module")
+def space():
+    return map_space(gemm(8, 12, 6), chip(), Constraints(order=ORDER, spatial={"GLB": ["N"]}))
+
+
+def test_exhaustive_equals_brute_force(space):
+    result = exhaustive_search(space, k=5, block=1000)
+    every = np.array(list(itertools.product(*(range(len(t)) for t in space.tables))))
+    positions = next(iter(space.all_positions()))
+    found = evaluate(space.problem, space.architecture, space.mapping(every, positions))
+    edp = np.asarray(found.edp)
+    assert result.evaluated == np.isfinite(edp).sum()
+    assert result.evaluated + sum(result.rejected.values()) == len(every) == space.splits
+    np.testing.assert_allclose(result.kept.best["objectives"][:, 0], np.sort(edp[np.isfinite(edp)])[:5], rtol=1e-12)
+    assert np.asarray(evaluate(space.problem, space.architecture, result.mapping()).edp) == pytest.approx(
+        np.nanmin(edp)
+    )
+    assert len(result.to_frame()) == 5
+
+
+def test_sampling_never_beats_exhaustive_and_is_deterministic(space):
+    best = exhaustive_search(space).kept.best["objectives"][0, 0]
+    drawn = random_search(space, samples=3000, seed=3)
+    assert drawn.evaluated + sum(drawn.rejected.values()) == 3000
+    assert drawn.kept.best["objectives"][0, 0] >= best * (1 - 1e-12)
+    cooled = anneal(space, steps=150, chains=16, seed=3)
+    assert cooled.kept.best["objectives"][0, 0] == pytest.approx(best, rel=0.02)
+    again = anneal(space, steps=150, chains=16, seed=3)
+    np.testing.assert_array_equal(cooled.kept.best["choice"], again.kept.best["choice"])
+
+
+def test_limits_are_named():
+    tight = map_space(gemm(8, 8, 8), chip(glb=2.0, rf=2.0), Constraints(order=ORDER))
+    result = exhaustive_search(tight)
+    assert result.evaluated == 0
+    assert result.rejected["capacity of GLB"] > 0
+    with pytest.raises(ValueError, match="annealing: no valid mapping .* most break the capacity of"):
+        anneal(tight, steps=1)
+
+
+def test_constraints_hold():
+    rules = Constraints(order=ORDER, factors={"DRAM": {"M": 2}, "GLB": {"N:X": 4}}, temporal={"RF": ["K"]})
+    space = map_space(gemm(8, 12, 6), chip(), rules)
+    mapping = exhaustive_search(space).mapping()
+    assert mapping.temporal[0, 0] == 2
+    assert mapping.spatial_x[1, 1] == 4
+    assert mapping.temporal[2, 0] == mapping.temporal[2, 1] == 1
+
+
+@pytest.mark.parametrize(
+    ("rules", "message"),
+    [
+        (Constraints(factors={"L9": {"M": 2}}), "constraints.factors: unknown level 'L9'"),
+        (Constraints(order={"GLB": ["Z"]}), "constraints.order.GLB: unknown dimension 'Z'"),
+        (Constraints(factors={"DRAM": {"M": 5}}), "dimension 'M' of size 8 has no split"),
+    ],
+)
+def test_bad_constraints(rules, message):
+    with pytest.raises(ValueError, match=message):
+        map_space(gemm(8, 12, 6), chip(), rules)
+
+
+def test_blocks_do_not_depend_on_their_size(space):
+    small = np.concatenate(list(valid_splits(space, block=17)))
+    np.testing.assert_array_equal(small, np.concatenate(list(valid_splits(space))))
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(1, 200), st.integers(1, 3), st.integers(0, 1000))
+def test_streamed_front_equals_whole_front(points, objectives, seed):
+    values = np.random.default_rng(seed).integers(1, 12, (points, objectives)).astype(float)
+    keeper = Keeper(k=4)
+    for part in np.array_split(values, 5):
+        keeper.add(part)
+    kept = keeper.kept()
+    front = values[pareto_front(values)]
+    beaten = [(values <= p).all(axis=1) & (values < p).any(axis=1) for p in front]
+    assert not np.any(beaten)
+    assert {tuple(p) for p in kept.front["objectives"]} == {tuple(p) for p in front}
+    np.testing.assert_array_equal(kept.best["objectives"][:, 0], np.sort(values[:, 0])[:4])
+
+
+def small_network():
+    sizes = np.array([[1, 1, 8, 1, 16, 8, 1], [3, 3, 4, 4, 4, 4, 1]], dtype=float)
+    return Network(sizes, np.ones((2, 2)), np.array([2.0, 1.0]), ("fc", "conv"))
+
+
+def test_gradient_search_finds_the_optimum_of_one_small_layer():
+    network = Network(np.array([[1, 1, 8, 1, 16, 8, 1]], dtype=float), np.ones((1, 2)), np.ones(1))
+    table = split_table(network)
+    index = np.array(list(itertools.product(*(range(n) for n in table.number[0]))))
+    splits = table.choices[0][np.arange(7), index]
+    every = [
+        np.asarray(score(network, Design(splits[:, None], np.full((len(splits), 1), order))).energy_delay).min()
+        for order in range(len(OUTER_ORDERS))
+    ]
+    result = gradient_search(network, starts=4, steps=60, roundings=2, seed=0)
+    assert result.energy_delay == pytest.approx(min(every), rel=0.02)
+    again = gradient_search(network, starts=4, steps=60, roundings=2, seed=0)
+    assert again.energy_delay == result.energy_delay
+    np.testing.assert_array_equal(again.design.splits, result.design.splits)
+
+
+def test_random_network_search_scores_with_the_smallest_hardware():
+    network = small_network()
+    result = random_network_search(network, hardware=3, mappings=200, seed=1)
+    assert np.isfinite(result.energy_delay)
+    assert result.samples == 600
