@@ -57,15 +57,15 @@ def gradient_search(
     network: Network,
     *,
     starts: int = 7,
-    steps: int = 300,
+    steps: int = 250,
     roundings: int = 3,
     learning_rate: float = 0.1,
     sweeps: int = 3,
-    finalists: int = 2,
+    finalists: int = 7,
     edge_limit: int = EDGE_LIMIT,
     seed: int = 0,
 ) -> GradientResult:
-    """Search; `steps` per rounding, `finalists` starts get `sweeps` of coordinate descent. Same seed, same result."""
+    """Search; `steps` per rounding, the best `finalists` starts get `sweeps` of coordinate descent. Same seed, same result."""
     began = time.perf_counter()
     whole, network = network, padded(network)
     table = split_table(network, edge_limit)
