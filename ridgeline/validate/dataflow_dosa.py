@@ -9,9 +9,11 @@ import pandas as pd
 
 from dataflow.gemmini import DIMENSIONS, Hardware, Layer, cost
 from dataflow.gemmini_mapping_text import read_mappings
+from dataflow.gemmini_overhead import rtl_cycles
+from profiles.gemmini_overhead_fit import held_out_prediction
 from ridgeline.validate.report import Validation
 
-SPLITS = ("none",)
+SPLITS = ("none", "layers")
 GROUP = ("source", "metric")
 SIZES = [f"prob.{name}" for name in DIMENSIONS]
 NEEDED = [
@@ -33,6 +35,8 @@ def validate(data: Path, *, split: str = "none") -> Validation:
     frames, messages = [], []
     for path in sorted(folder.glob("timeloop_gemmini*.csv*")):
         frames.append(points_of(read_table(path)))
+    for path in sorted(folder.glob("firesim_test*.csv*")):
+        frames.append(rtl_points_of(read_table(path, [*NEEDED[2:], "target.gemmini_cycle"]), split))
     if not frames:
         messages.append(f"{folder}: no timeloop_gemmini*.csv[.gz] found")
         frames.append(pd.DataFrame(columns=["source", "metric", "predicted", "measured", "calibration"]))
@@ -79,5 +83,28 @@ def points_of(frame: pd.DataFrame) -> pd.DataFrame:
     parts = [
         pd.DataFrame({"source": "dosa", "metric": name, "predicted": guess, "measured": truth, "calibration": "none"})
         for name, (guess, truth) in metrics.items()
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
+def rtl_points_of(frame: pd.DataFrame, split: str) -> pd.DataFrame:
+    """Register-transfer cycles: of the loop nest alone, and with the overhead term."""
+    layer, hardware = layers_and_hardware(frame)
+    mapping = read_mappings(frame["mapping.mapping"])
+    measured = frame["target.gemmini_cycle"].to_numpy(float)
+    if split == "layers":
+        groups = np.unique(np.asarray(layer.sizes), axis=0, return_inverse=True)[1].reshape(-1)
+        with_overhead = held_out_prediction(layer, mapping, measured, groups)
+    else:
+        with_overhead = rtl_cycles(layer, mapping)
+    sources = {
+        "gemmini rtl, loop nest": (cost(layer, mapping, hardware).cycles, "none"),
+        "gemmini rtl, with overhead": (with_overhead, "held out" if split == "layers" else "fitted"),
+    }
+    parts = [
+        pd.DataFrame(
+            {"source": name, "metric": "cycles", "predicted": guess, "measured": measured, "calibration": mark}
+        )
+        for name, (guess, mark) in sources.items()
     ]
     return pd.concat(parts, ignore_index=True)

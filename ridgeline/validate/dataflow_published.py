@@ -113,7 +113,5 @@ def _tpu(table: dict[str, Any]) -> list[tuple]:
         tile = max(float(intensity), fetch) / (1.0 - TPU_OTHER_SHARE)
         model = 2.0 * table["MACs"] * intensity / tile * clock
         for name, ops, mark in (("roofline", roofline, "none"), ("systolic", model, "fitted")):
-            points.append(
-                (f"tpu v1, {name}", "TOPS", values["app"], ops / 1e12, float(values["measured_TOPS"]), "fitted")
-            )
+            points.append((f"tpu v1, {name}", "TOPS", values["app"], ops / 1e12, float(values["measured_TOPS"]), mark))
     return points

@@ -33,6 +33,7 @@ from dataflow.gemmini import (
     traffic,
 )
 from dataflow.gemmini_mapping_text import read_mapping, read_mappings, write_mappings
+from dataflow.gemmini_overhead import rtl_cycles
 
 DATA = Path(os.environ.get("RIDGELINE_DATA", Path(__file__).parents[3] / "shared" / "data")) / "dataflow"
 factor = st.sampled_from([1, 1, 1, 2, 3])
@@ -179,3 +180,22 @@ def test_published_table():
     assert error[points["metric"] == "energy"].mean() <= 2e-3
     assert write_mappings(read_mappings(frame["mapping.mapping"])) == list(frame["mapping.mapping"])
     assert DIMENSIONS[K] == "K"
+
+
+@pytest.mark.skipif(not (DATA / "dosa").is_dir(), reason="RIDGELINE_DATA with dataflow/dosa is absent")
+def test_overhead_explains_register_transfer_cycles():
+    from ridgeline.validate.dataflow_dosa import read_table, rtl_points_of
+
+    needed = ["mapping.mapping", "target.gemmini_cycle"]
+    points = rtl_points_of(read_table(DATA / "dosa" / "firesim_test_data.csv", needed), "none")
+    error = (points["predicted"] / points["measured"] - 1).abs()
+    assert error[points["source"] == "gemmini rtl, with overhead"].mean() < 0.15
+    assert error[points["source"] == "gemmini rtl, loop nest"].mean() > 0.2
+
+
+@settings(deadline=None, max_examples=30)
+@given(small_mappings())
+def test_overhead_only_adds(case):
+    layer, mapping = case
+    unrolled = mapping.spatial_c * mapping.spatial_k
+    assert rtl_cycles(layer, mapping) > layer.macs / unrolled
