@@ -47,8 +47,9 @@ def main() -> None:
             cooled = anneal_network(network, seconds=best.seconds, seed=seed)
             drawn = random_network_search(network, seed=seed)
             ratios.append((drawn.energy_delay / best.energy_delay, cooled.energy_delay / best.energy_delay))
+            effort = f"{best.seconds:.1f} s, {best.samples:.0f} samples"
             print(
-                f"{name} seed {seed}: EDP {best.energy_delay:.4g} J cycles in {best.seconds:.1f} s, {best.samples:.0f} samples; "
+                f"{name} seed {seed}: EDP {best.energy_delay:.4g} J cycles, {effort}; "
                 f"random / gradient {ratios[-1][0]:.2f}, annealing / gradient {ratios[-1][1]:.3f}",
                 flush=True,
             )

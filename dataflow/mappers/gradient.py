@@ -30,6 +30,7 @@ from dataflow.mappers.network_design import (
     score_of_traffic,
     split_table,
 )
+from dataflow.mappers.network_sampling import refine
 from roofline.relax import Rounding, smooth
 from workloads.numeric import Array
 
@@ -57,15 +58,19 @@ def gradient_search(
     network: Network,
     *,
     starts: int = 7,
-    steps: int = 250,
+    steps: int = 200,
     roundings: int = 3,
     learning_rate: float = 0.1,
     sweeps: int = 3,
     finalists: int = 7,
+    refinement: float = 2200.0,
     edge_limit: int = EDGE_LIMIT,
     seed: int = 0,
 ) -> GradientResult:
-    """Search; `steps` per rounding, the best `finalists` starts get `sweeps` of coordinate descent. Same seed, same result."""
+    """Search; `steps` per rounding, the best `finalists` starts get `sweeps` of coordinate descent.
+
+    `refinement`: samples of a last, cold annealing from the finalists. Same seed, same result.
+    """
     began = time.perf_counter()
     whole, network = network, padded(network)
     table = split_table(network, edge_limit)
@@ -94,7 +99,11 @@ def gradient_search(
     last = np.argsort(best_score)[:finalists]
     polished, scores, tried = descend(network, table, Design(best.splits[last], best.orders[last]), sweeps)
     samples += tried
-    best_score[last] = scores
+    if refinement > 0:
+        polished, looked = refine(network, polished, samples=refinement, layers=real, seed=seed)
+        polished, scores, tried = descend(network, table, polished, 1)
+        samples += looked + tried
+    best_score[last[: len(scores)]] = scores
     winner = int(np.argmin(scores))
     design = Design(polished.splits[winner, :real], polished.orders[winner, :real])
     return GradientResult(

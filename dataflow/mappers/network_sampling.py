@@ -183,6 +183,39 @@ def anneal_network(
     return SamplingResult(design, float(np.exp(best[winner])), looked, time.perf_counter() - began)
 
 
+def refine(
+    network: Network,
+    designs: Design,
+    *,
+    samples: float,
+    layers: int,
+    hot: float = 0.02,
+    cold: float = 5e-4,
+    block: int = 250,
+    seed: int = 0,
+) -> tuple[Design, float]:
+    """Cold annealing from designs [n, layers], two chains each; returns each design's best and the samples looked at.
+
+    `samples`: mappings to look at in units of networks of `layers` layers. Never worse than what it starts from.
+    """
+    table = split_table(network, EDGE_LIMIT)
+    arrays, choices, number = network_arrays(network), jnp.asarray(table.choices), jnp.asarray(table.number)
+    chains = 2 * len(designs.orders)
+    twice = [jnp.concatenate([jnp.asarray(x), jnp.asarray(x)]) for x in designs]
+    state = _start(arrays, *twice)
+    blocks = max(1, round(samples * layers / chains / block))
+    keys = jax.random.split(jax.random.PRNGKey(seed), blocks)
+    for i in range(blocks):
+        temperature = hot * (cold / hot) ** (i / max(blocks - 1, 1))
+        state = _anneal(arrays, choices, number, state, keys[i], jnp.full(block, temperature), block=block)
+    best, splits, orders = (np.asarray(state[i]).reshape(2, -1, *np.shape(state[i])[1:]) for i in (5, 6, 7))
+    first = best[0] <= best[1]
+    found = Design(
+        np.where(first[:, None, None, None], splits[0], splits[1]), np.where(first[:, None], orders[0], orders[1])
+    )
+    return found, blocks * block * chains / layers
+
+
 @jax.jit
 def _start(arrays, splits, orders):
     network = Network(*arrays)
