@@ -63,7 +63,7 @@ def gradient_search(
     learning_rate: float = 0.1,
     sweeps: int = 3,
     finalists: int = 7,
-    refinement: float = 1750.0,
+    refinement: float = 1500.0,
     edge_limit: int = EDGE_LIMIT,
     seed: int = 0,
 ) -> GradientResult:
