@@ -124,7 +124,7 @@ def _blocks(space: MapSpace, block: int, rejected: np.ndarray) -> Iterator[tuple
 @njit(cache=True)
 def _broken(state, depth, extent, coefficients, present, scale, bounds):
     """The first limit that the choices of dimensions 0..depth break, the others at their smallest; -1 if none."""
-    tensors, ranks, dims = coefficients.shape[1:]
+    tensors, ranks = coefficients.shape[1:3]
     for i in range(bounds.size):
         needed = 0.0
         for t in range(tensors):
