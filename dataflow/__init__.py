@@ -6,6 +6,10 @@ May import `roofline`, `hardware`, `workloads`. Holds no GPU kernel models (`til
 """
 
 from dataflow.architecture import Architecture, Compute, Storage, architecture
+from dataflow.counts import Counts, TensorCounts, counts
+from dataflow.cycles import cycles, level_cycles
+from dataflow.energy import Energy, energy
+from dataflow.evaluation import Evaluation, evaluate, explain
 from dataflow.mapping import Loop, Mapping, mapping, mapping_from_text, stack
 from dataflow.problem import (
     Problem,
@@ -20,26 +24,38 @@ from dataflow.problem import (
     grouped_conv2d,
     problem,
 )
+from dataflow.walker import walk
 
 __all__ = [
     "Architecture",
     "Compute",
+    "Counts",
+    "Energy",
+    "Evaluation",
     "Loop",
     "Mapping",
     "Problem",
     "Storage",
     "Tensor",
+    "TensorCounts",
     "architecture",
     "attention_pv",
     "attention_qk",
     "batched_gemm",
     "contraction",
     "conv2d",
+    "counts",
+    "cycles",
     "depthwise_conv2d",
+    "energy",
+    "evaluate",
+    "explain",
     "gemm",
     "grouped_conv2d",
+    "level_cycles",
     "mapping",
     "mapping_from_text",
     "problem",
     "stack",
+    "walk",
 ]

@@ -33,6 +33,8 @@ class Storage:
     - `multicast`: one read serves all children that need the same words at the same step (else one read for each).
     - `spatial_reduction`: partial sums of children are added on the way up (else each is written).
     - `keeps`: the tensors stored here by default, None for all; a mapping may say otherwise.
+    - `stores`: False for a level of wires, which only fans out: it has no loops in time and keeps nothing. What its
+      instances need is the union of what theirs need, so a window that slides over them is sent once.
     """
 
     capacity_words: Array = INF
@@ -54,6 +56,7 @@ class Storage:
     keeps: tuple[str, ...] | None = field(default=None, metadata={"static": True})
     multicast: bool = field(default=True, metadata={"static": True})
     spatial_reduction: bool = field(default=True, metadata={"static": True})
+    stores: bool = field(default=True, metadata={"static": True})
 
 
 @jax.tree_util.register_dataclass
@@ -67,6 +70,7 @@ class Compute:
     leakage_watts: Array = 0.0
     area_m2: Array = 0.0
     name: str = field(default="mac", metadata={"static": True})
+    holds_operands: bool = field(default=False, metadata={"static": True})
 
 
 @jax.tree_util.register_dataclass
