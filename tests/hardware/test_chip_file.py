@@ -148,7 +148,7 @@ def test_a_chip_needs_a_rate():
         (b"\x00" * 100, "not valid TOML"),
         ("a = " + "[" * 20_000, "not valid TOML"),
         ("cores = " + "9" * 5_000, "not valid TOML"),
-        ('cores = "' + "9" * 5_000 + '"', "expected a positive count"),
+        (TWELVE_LINES.replace("64\n", '"' + "9" * 5_000 + '"\n'), "expected a positive count"),
         ("x" * 2_000_000, "at most 1048576 bytes"),
     ],
 )
