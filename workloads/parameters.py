@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from workloads.dtypes import element_bytes
+from workloads.dtypes import weight_element_bytes
 from workloads.layers import AttentionSpec, FeedForwardSpec, GatedDeltaNet, GroupedQueryAttention, MixtureOfExperts
 from workloads.numeric import Array, namespace
 from workloads.parallelism import Parallelism
@@ -137,7 +137,7 @@ def mtp_parameter_count(model: "TransformerModel") -> int:
 def stored_bytes(model: "TransformerModel", weight: Weight) -> float:
     """Bytes of `weight` in its storage format."""
     dtype = model.quantisation.weight_dtype(weight.part, model.dtype) if weight.part else model.dtype
-    return weight.parameters * element_bytes(dtype)
+    return weight.parameters * weight_element_bytes(dtype)
 
 
 def weight_bytes(model: "TransformerModel") -> float:
