@@ -95,7 +95,7 @@ class Accelerator:
         return self.memory[0]
 
     def origin(self, path: str) -> tuple[str, str]:
-        """(kind, source) of the number at dotted `path` or of the part it is in; ("assumed", "unstated") if nobody said."""
+        """(kind, source) of the number at `path` or of the part it is in; ("assumed", "unstated") if nobody said."""
         get_path(self, path)
         found = [entry for entry in self.provenance if path == entry[0] or path.startswith(entry[0] + ".")]
         return max(found, key=lambda entry: len(entry[0]))[1:] if found else ("assumed", "unstated")
