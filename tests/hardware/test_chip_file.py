@@ -3,6 +3,7 @@
 import copy
 import math
 import tomllib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -245,3 +246,12 @@ def test_dump_leaves_unknown_numbers_out():
     assert "nan" not in text
     assert "cores" not in text
     assert math.isnan(numeric_paths(from_dict(tomllib.loads(text)))["cores"])
+
+
+def test_the_documented_example_is_a_chip(tmp_path):
+    page = (Path(__file__).parents[2] / "docs" / "add_a_chip.md").read_text()
+    example = page.partition("```toml\n")[2].partition("```")[0]
+    assert len(example.splitlines()) <= 12
+    chip = load(write(tmp_path, example))
+    assert (chip.name, chip.level("l2").capacity_bytes) == ("my_chip", 64 * 2**20)
+    assert {kind for path, kind, _ in chip.provenance if path != "matrix_flops_per_s.fp32"} == {"datasheet"}
