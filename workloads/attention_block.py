@@ -1,4 +1,5 @@
-"""Operators of one attention block on one device: projections, norms, rotary embedding, cache write, attention, output."""
+"""Operators of one attention block on one device: projections, norms, rotary embedding, cache write, attention,
+output."""
 
 from workloads.batch import DecodeGroup, PrefillGroup
 from workloads.layers import AttentionSpec, GatedDeltaNet, GroupedQueryAttention, LatentAttention

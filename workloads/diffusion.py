@@ -6,9 +6,11 @@ from workloads.image_model import Builder, ImageModel
 
 
 def dit_xl_2(name: str = "dit-xl-2", image: int = 256) -> ImageModel:
-    """DiT-XL/2: 28 blocks of width 1152 over (image / 16)^2 patches of a 4-channel latent (Peebles and Xie, 2022, table 1).
+    """DiT-XL/2: 28 blocks of width 1152 over (image / 16)^2 patches of a 4-channel latent (Peebles and Xie, 2022,
+    table 1).
 
-    Every block: adaptive layer norm (six vectors per image from the condition), 16-head attention, 4x feed-forward network.
+    Every block: adaptive layer norm (six vectors per image from the condition), 16-head attention, 4x feed-forward
+    network.
     """
     hidden, heads, depth, patch, channels = 1152, 16, 28, 2, 4
     latent = image // 8
@@ -44,10 +46,11 @@ def dit_xl_2(name: str = "dit-xl-2", image: int = 256) -> ImageModel:
 
 
 def stable_diffusion_unet(name: str = "sd-1.5-unet", image: int = 512) -> ImageModel:
-    """The UNet of Stable Diffusion 1.5: widths 320/640/1280/1280, two residual blocks a level, transformers at three levels.
+    """The UNet of Stable Diffusion 1.5: widths 320/640/1280/1280, two residual blocks a level, transformers at three
+    levels.
 
-    Source: Rombach et al., 2021 (arXiv 2112.10752); published UNet configuration (layers_per_block 2, attention_head_dim 8 heads,
-    cross_attention_dim 768, 77 text tokens).
+    Source: Rombach et al., 2021 (arXiv 2112.10752); published UNet configuration (layers_per_block 2,
+    attention_head_dim 8 heads, cross_attention_dim 768, 77 text tokens).
     """
     widths, text_tokens, text_dim, embedding = (320, 640, 1280, 1280), 77, 768, 1280
     b = Builder(4, image // 8, image // 8)

@@ -35,7 +35,8 @@ class Stage(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class ImageModel:
-    """A network as stages in order. `forward(batch)` gives its operator table; structure is static, `batch` may be an array."""
+    """A network as stages in order. `forward(batch)` gives its operator table; structure is static, `batch` may be
+    an array."""
 
     name: str
     stages: tuple[Stage, ...]
@@ -65,7 +66,8 @@ class ImageModel:
         return replace(self, stages=stages, dtype=name)
 
     def forward(self, batch: Array = 1) -> OperatorTable:
-        """The operators of one inference pass over `batch` inputs; equal shapes are merged under the first one's name."""
+        """The operators of one inference pass over `batch` inputs; equal shapes are merged under the first one's
+        name."""
         merged: dict[Operator, list[str]] = {}
         for stage in self.stages:
             merged.setdefault(stage.operator, []).append(stage.name)

@@ -21,8 +21,8 @@ Model = TransformerModel | ImageModel
 def load(model: "str | Path | Mapping[str, Any] | Model") -> Model:
     """A model from a built-in name, a `config.json`, a folder that holds one, or a parsed mapping of one.
 
-    A description is returned as it is. Names do not distinguish case or "_" from "-". Raises `ValueError` (nearest known name and
-    how many there are) for an unknown name and for a file that is not a configuration of a known family.
+    A description is returned as it is. Names do not distinguish case or "_" from "-". Raises `ValueError` (nearest
+    known name and how many there are) for an unknown name and for a file that is not a configuration of a known family.
     """
     if isinstance(model, Mapping):
         return read_config(dict(model))

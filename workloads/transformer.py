@@ -71,7 +71,8 @@ class TransformerModel:
         return parameters.weight_bytes(self)
 
     def kv_bytes_per_token(self, kv_dtype: str = "") -> float:
-        """Cache bytes one more token takes in all layers that cache every token, before any window is full, one copy."""
+        """Cache bytes one more token takes in all layers that cache every token, before any window is full, one
+        copy."""
         return memory.kv_bytes_per_token(self, kv_dtype)
 
     def with_quantisation(self, quantisation: str | Quantisation) -> "TransformerModel":

@@ -50,8 +50,8 @@ def operators(as_json: Annotated[bool, typer.Option("--json", help="Print JSON i
         return
     _print_table(
         f"{len(rows)} operator kinds; sizes are counts of elements, tokens or rows, payloads are bytes",
-        ("kind", "unit", "fields (may be arrays)", "options", "what it is"),
-        [(r["kind"], r["unit"], ", ".join(r["fields"]), ", ".join(r["options"]), r["summary"]) for r in rows],
+        ("kind", "unit", "fields (may be arrays)", "options"),
+        [(r["kind"], r["unit"], ", ".join(r["fields"]), ", ".join(r["options"])) for r in rows],
     )
 
 

@@ -159,7 +159,8 @@ _MISSING = object()
 
 
 class CheckedFields:
-    """Reads a mapping field by field. Each method raises `ValueError` with the field's path, the value and the expectation."""
+    """Reads a mapping field by field. Each method raises `ValueError` with the field's path, the value and the
+    expectation."""
 
     def __init__(self, raw: Any, path: str) -> None:
         if not isinstance(raw, dict):
@@ -232,7 +233,8 @@ class CheckedFields:
         return CheckedFields(self.raw[key], f"{self.path}.{key}") if self.has(key) else None
 
     def expect(self, key: str, *accepted: Any) -> None:
-        """Accept `key` only where it is absent, null or one of `accepted`: other values change the cost in an unknown way."""
+        """Accept `key` only where it is absent, null or one of `accepted`: other values change the cost in an
+        unknown way."""
         self.used.add(key)
         value = self.raw.get(key)
         if value is not None and not any(value == good and type(value) is type(good) for good in accepted):

@@ -17,10 +17,11 @@ LARGEST_BYTES = 4 * 2**20
 
 
 def read_config_file(path: str | Path, name: str = "") -> TransformerModel:
-    """The model described by a `config.json` or by the folder that holds it (`hf_quant_config.json` beside it is honoured).
+    """The model described by a `config.json` or by the folder that holds it (`hf_quant_config.json` beside it is
+    honoured).
 
-    Raises `ValueError` (one line: path, value, expectation) for anything that is not a configuration of a known family, and
-    `FileNotFoundError` where there is no such file.
+    Raises `ValueError` (one line: path, value, expectation) for anything that is not a configuration of a known
+    family, and `FileNotFoundError` where there is no such file.
     """
     path = Path(path)
     if path.is_dir():
@@ -37,7 +38,8 @@ def read_config_file(path: str | Path, name: str = "") -> TransformerModel:
 
 
 def read_config(raw: Any, name: str = "model", path: str = "config") -> TransformerModel:
-    """The model described by the mapping `raw` (a parsed `config.json`). `path` is how errors call it. Raises `ValueError`."""
+    """The model described by the mapping `raw` (a parsed `config.json`). `path` is how errors call it. Raises
+    `ValueError`."""
     outer = CheckedFields(raw, path)
     fields, notes = outer, ()
     family = outer.text("model_type")

@@ -60,7 +60,8 @@ def rotary(f: CheckedFields, head_dim: int, kind: str = "") -> int:
 
 
 def windows(f: CheckedFields, layers: int, pattern: int = 0) -> list[int]:
-    """Window of each layer (0 = all positions), from `layer_types`, or `pattern` (every pattern-th is full), or the Qwen rule."""
+    """Window of each layer (0 = all positions), from `layer_types`, or `pattern` (every pattern-th is full), or the
+    Qwen rule."""
     window = f.size("sliding_window", 0, least=0)
     types = layer_types(f, layers)
     used = f.flag("use_sliding_window", window > 0)

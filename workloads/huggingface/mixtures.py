@@ -185,7 +185,8 @@ def minimax_m2(f: CheckedFields, name: str) -> TransformerModel:
 
 
 def llama4(f: CheckedFields, name: str) -> TransformerModel:
-    """Llama 4: chunked attention with rotary embedding in three of four layers, full attention without it in the fourth."""
+    """Llama 4: chunked attention with rotary embedding in three of four layers, full attention without it in the
+    fourth."""
     hidden, heads, kv_heads, head_dim = head_sizes(f)
     layers = layer_total(f)
     experts, top_k = _routing(f, "num_local_experts")
@@ -221,8 +222,8 @@ def llama4(f: CheckedFields, name: str) -> TransformerModel:
 
 
 def gemma4(f: CheckedFields, name: str) -> TransformerModel:
-    """Gemma 4 with experts: a dense network beside the experts in every layer (counted as a shared expert), wide heads in
-    full-attention layers whose values are the keys."""
+    """Gemma 4 with experts: a dense network beside the experts in every layer (counted as a shared expert), wide
+    heads in full-attention layers whose values are the keys."""
     hidden, heads, kv_heads, head_dim = head_sizes(f)
     layers = layer_total(f)
     f.expect("num_kv_shared_layers", 0)

@@ -19,7 +19,8 @@ _MODULES = {
 
 
 def read_quantisation(fields: CheckedFields) -> Quantisation:
-    """Formats of all parts; parts named in the ignore list keep the model's dtype. `ValueError` for methods not understood."""
+    """Formats of all parts; parts named in the ignore list keep the model's dtype. `ValueError` for methods not
+    understood."""
     method = fields.text("quant_method", known=METHODS)
     fields.ignore(
         "activation_scheme", "fmt", "scale_fmt", "format", "quantization_status", "kv_cache_scheme", "version"

@@ -14,8 +14,8 @@ from workloads.operators.operator import Operator, static
 class Gemm(Operator):
     """`batch` independent products out[m, n] = A[m, k] @ B[k, n]. `dtype` is what the matrix unit computes in.
 
-    FLOPs: 2 m n k per product. Bytes: A, B and out once each, in `dtype`, `weight_dtype` and `out_dtype` (empty: `dtype`).
-    Excludes: dynamic quantisation of A (see `Quantise`), bias, epilogues.
+    FLOPs: 2 m n k per product. Bytes: A, B and out once each, in `dtype`, `weight_dtype` and `out_dtype` (empty:
+    `dtype`). Excludes: dynamic quantisation of A (see `Quantise`), bias, epilogues.
     """
 
     m: Array
