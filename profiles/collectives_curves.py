@@ -1,8 +1,12 @@
-"""The measured collectives as curves in one form: what was sent, among how many, over which fabric, and how long it took.
+"""The measured collectives as curves in one form: what was sent, among how many, over which fabric, and how long it
+took.
 
-Every file becomes a frame with the columns `stack` (library and version), `family` (library and kernel: what constants are keyed by),
-`gpu`, `fabric` (platform within the family: chip, and node layout where it matters), `op`, `dtype`, `payload_bytes`, `traffic_bytes` (what
-the busiest member sends), `growth` (ranks; or what plays their part: SMs for DeepEP's normal kernels, experts for its low-latency ones),
+Every file becomes a frame with the columns `stack` (library and version), `family` (library and kernel: what
+constants are keyed by),
+`gpu`, `fabric` (platform within the family: chip, and node layout where it matters), `op`, `dtype`, `payload_bytes`,
+`traffic_bytes` (what
+the busiest member sends), `growth` (ranks; or what plays their part: SMs for DeepEP's normal kernels, experts for its
+low-latency ones),
 `measured_s` (NaN where unusable).
 """
 
@@ -59,26 +63,47 @@ def _library(rows: pd.DataFrame, op: pd.Series, payload: pd.Series, **columns) -
 def _nccl(rows: pd.DataFrame) -> pd.DataFrame:
     family = rows.library.str.lower()
     return _library(
-        rows, rows.op, rows.bytes, us=rows.us, family=family, gpu=rows.system, fabric=rows.system, dtype=rows.dtype,
+        rows,
+        rows.op,
+        rows.bytes,
+        us=rows.us,
+        family=family,
+        gpu=rows.system,
+        fabric=rows.system,
+        dtype=rows.dtype,
         stack=family + " " + rows.stack_version,
-    )  # fmt: skip
+    )
 
 
 def _custom(rows: pd.DataFrame) -> pd.DataFrame:
     rows = rows[~rows.copy_of_other_version.astype(bool)]
     op = pd.Series("all_reduce", index=rows.index)
     return _library(
-        rows, op, rows.bytes, us=rows.us, family=rows.kernel, gpu=rows.system, fabric=rows.system, dtype=rows.dtype,
+        rows,
+        op,
+        rows.bytes,
+        us=rows.us,
+        family=rows.kernel,
+        gpu=rows.system,
+        fabric=rows.system,
+        dtype=rows.dtype,
         stack=rows.kernel + " " + rows.stack_version,
-    )  # fmt: skip
+    )
 
 
 def _vidur(rows: pd.DataFrame) -> pd.DataFrame:
     scope = np.where(rows.devices_per_node >= rows.p, "", "/scale_out")
     return _library(
-        rows, rows.op, rows.bytes, us=rows.median_us, family="vidur", gpu=rows.system, fabric=rows.system + scope,
-        dtype="", stack="vidur",
-    )  # fmt: skip
+        rows,
+        rows.op,
+        rows.bytes,
+        us=rows.median_us,
+        family="vidur",
+        gpu=rows.system,
+        fabric=rows.system + scope,
+        dtype="",
+        stack="vidur",
+    )
 
 
 def _apex(rows: pd.DataFrame) -> pd.DataFrame:
@@ -87,9 +112,16 @@ def _apex(rows: pd.DataFrame) -> pd.DataFrame:
     # Sizes are given in whole KiB; 0 stands for less than one.
     payload = np.maximum(rows.kb, 0.5) * 1024.0
     return _library(
-        rows, rows.op, payload, us=rows.us, family="apex", gpu=rows.system, fabric=rows.system + nodes,
-        dtype=rows.dtype, stack="apex",
-    )  # fmt: skip
+        rows,
+        rows.op,
+        payload,
+        us=rows.us,
+        family="apex",
+        gpu=rows.system,
+        fabric=rows.system + nodes,
+        dtype=rows.dtype,
+        stack="apex",
+    )
 
 
 def _trtllm(rows: pd.DataFrame) -> pd.DataFrame:
@@ -98,10 +130,18 @@ def _trtllm(rows: pd.DataFrame) -> pd.DataFrame:
     payload = token_bytes(rows.num_tokens, rows.hidden_size, width)
     reached = expected_destinations(rows.moe_ep_size.to_numpy(), rows.topk.to_numpy(), rows.num_experts.to_numpy())
     return _frame(
-        rows, us=rows.us, family=rows.kernel_source, gpu=rows.system, fabric=rows.system,
-        op=rows.op_name + np.where(rows.op_name == "alltoall_combine", "", "/" + rows.moe_dtype), dtype=rows.moe_dtype,
-        payload_bytes=payload, traffic_bytes=payload * reached, growth=rows.moe_ep_size, stack=rows.kernel_source,
-    )  # fmt: skip
+        rows,
+        us=rows.us,
+        family=rows.kernel_source,
+        gpu=rows.system,
+        fabric=rows.system,
+        op=rows.op_name + np.where(rows.op_name == "alltoall_combine", "", "/" + rows.moe_dtype),
+        dtype=rows.moe_dtype,
+        payload_bytes=payload,
+        traffic_bytes=payload * reached,
+        growth=rows.moe_ep_size,
+        stack=rows.kernel_source,
+    )
 
 
 def _deepep(rows: pd.DataFrame, family: str, parts: dict[str, tuple[pd.Series, float, pd.Series]]) -> pd.DataFrame:
@@ -125,7 +165,7 @@ def _deepep(rows: pd.DataFrame, family: str, parts: dict[str, tuple[pd.Series, f
                 traffic_bytes=payload * copies,
                 growth=growth,
                 stack="deepep " + rows.stack_version,
-            )  # fmt: skip
+            )
         )
     return pd.concat(frames, ignore_index=True)
 
@@ -176,7 +216,8 @@ SOURCES = (
         "deepep_normal",
         _kinds(
             "system stack_version",
-            "node_num hidden_size num_token num_topk num_experts dispatch_sms dispatch_transmit_us combine_sms combine_transmit_us",
+            "node_num hidden_size num_token num_topk num_experts "
+            "dispatch_sms dispatch_transmit_us combine_sms combine_transmit_us",
         ),
         _deepep_normal,
     ),

@@ -1,8 +1,11 @@
 """Fitting the protocol lines of `roofline.collectives_protocols` to measured collectives.
 
-Per curve family, platform and operation: three lines (latency, efficiency and their growth with ranks), by bounded least squares on the log
-error under a soft-L1 loss, from several starts; then, line by line, the payload up to which the library offers the protocol, kept only
-where it lowers the loss by more than chance. Pooled over the platforms of one link class the same constants, relative to each platform's
+Per curve family, platform and operation: three lines (latency, efficiency and their growth with ranks), by bounded
+least squares on the log
+error under a soft-L1 loss, from several starts; then, line by line, the payload up to which the library offers the
+protocol, kept only
+where it lowers the loss by more than chance. Pooled over the platforms of one link class the same constants, relative
+to each platform's
 own link bandwidth and small-message latency, transfer to chips nobody measured.
 """
 
@@ -66,7 +69,8 @@ def fit_lines(
     assert best is not None
     if not limits:
         return _lines(best.x, free, floor_s)
-    # A jump in time needs a limit and other lines at once, so a few limits of the second-fastest line are tried outright.
+    # A jump in time needs a limit and other lines at once, so a few limits of the second-fastest line are tried
+    # outright.
     chosen, second = free, int(np.argsort(best.x.reshape(LINES, 6)[:, 2])[-2])
     unlimited = best
     for edge in LIMIT_EDGES_BYTES:
@@ -148,7 +152,9 @@ def _choose_limits(rows: Observations, x: np.ndarray, floor_s: float) -> tuple[n
 
 
 def with_platform(rows: pd.DataFrame, bandwidth: Callable[[str], float]) -> pd.DataFrame:
-    """`rows` with `bandwidth_bytes_per_s` (per fabric, from `bandwidth`) and `latency_s` (small-message latency per fabric and stack)."""
+    """`rows` with `bandwidth_bytes_per_s` (per fabric, from `bandwidth`) and `latency_s` (small-message latency per
+    fabric and stack).
+    """
     names = ["family", "fabric", "stack"]
     latency = {key: small_message_latency_s(part) for key, part in rows.groupby(names)}
     rate = {fabric: bandwidth(fabric) for fabric in rows.fabric.unique()}
@@ -159,7 +165,9 @@ def with_platform(rows: pd.DataFrame, bandwidth: Callable[[str], float]) -> pd.D
 
 
 def small_message_latency_s(rows: pd.DataFrame) -> float:
-    """Median time of the smallest messages (up to four times the least payload) in the smallest group, over all operations."""
+    """Median time of the smallest messages (up to four times the least payload) in the smallest group, over all
+    operations.
+    """
     rows = rows[np.isfinite(rows.measured_s) & (rows.growth > 1)]
     if rows.empty:
         return float("nan")
@@ -177,7 +185,9 @@ def fit_family(
     classes: bool = True,
     track: Callable[[Iterable, str], Iterable] = lambda items, _: items,
 ) -> dict:
-    """The constants table of one family: every platform's `own`, and those of its link `classes`. `rows` from `with_platform`."""
+    """The constants table of one family: every platform's `own`, and those of its link `classes`. `rows` from
+    `with_platform`.
+    """
     family = rows.family.iloc[0]
     eager = "eager" in family
     table: dict[str, Any] = {"family": family, "platform": {}, "class": {}}

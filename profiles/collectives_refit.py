@@ -28,7 +28,9 @@ ORIGIN = {
 
 
 def refit(data: Path, target: Path, only: tuple[str, ...] = ()) -> list[Path]:
-    """Fit all families found under `data` (or `only` these) and write `target/collectives_<family>.toml`; the paths written."""
+    """Fit all families found under `data` (or `only` these) and write `target/collectives_<family>.toml`; the paths
+    written.
+    """
     folder, written = collectives_folder(data), []
     for source in SOURCES:
         path = folder / f"{source.stem}.parquet"

@@ -35,7 +35,9 @@ def chip_of(system: str) -> Accelerator | None:
 
 
 def link_bandwidth_bytes_per_s(fabric: str) -> float:
-    """Bytes per second per direction of the link of `fabric`: "system" (scale-up) or "system/layout" (scale-out); NaN unknown."""
+    """Bytes per second per direction of the link of `fabric`: "system" (scale-up) or "system/layout" (scale-out); NaN
+    unknown.
+    """
     system, _, layout = fabric.partition("/")
     if not layout and system in BRIDGE_BYTES_PER_S:
         return BRIDGE_BYTES_PER_S[system]
@@ -47,7 +49,8 @@ def link_bandwidth_bytes_per_s(fabric: str) -> float:
 
 
 def latency_guess_s(fabric: str, family: str, tables: dict[str, Any]) -> float:
-    """Small-message latency of a `fabric` nobody measured: median of the family's platforms of the same architecture, else of all.
+    """Small-message latency of a `fabric` nobody measured: median of the family's platforms of the same architecture,
+    else of all.
 
     NaN where the family has no platform.
     """

@@ -1,7 +1,9 @@
 """Fitted constants of the collectives: TOML files in `constants/`, one per library family, and who may borrow whose.
 
-A platform that was fitted answers with its own constants ("fitted"); another chip takes those of its link class, scaled by its own link
-bandwidth and small-message latency ("transferred"); without any constants of the family or the operation there is no answer.
+A platform that was fitted answers with its own constants ("fitted"); another chip takes those of its link class,
+scaled by its own link
+bandwidth and small-message latency ("transferred"); without any constants of the family or the operation there is no
+answer.
 """
 
 import tomllib
@@ -19,7 +21,9 @@ LINE_FIELDS = ProtocolLines._fields[:-1]
 
 
 class PlatformConstants(NamedTuple):
-    """Lines with the bandwidth and latency their dimensionless constants multiply (NaN: the chip's own), and where they come from."""
+    """Lines with the bandwidth and latency their dimensionless constants multiply (NaN: the chip's own), and where
+    they come from.
+    """
 
     lines: ProtocolLines
     bandwidth_bytes_per_s: float

@@ -1,8 +1,11 @@
-"""Level `collectives`: NCCL-like libraries, custom all-reduce kernels, MoE all-to-all and point-to-point against measurements.
+"""Level `collectives`: NCCL-like libraries, custom all-reduce kernels, MoE all-to-all and point-to-point against
+measurements.
 
-Reads whichever of the files of `profiles.collectives_curves.SOURCES` lie in the folder (or in its `collectives` subfolder).
+Reads whichever of the files of `profiles.collectives_curves.SOURCES` lie in the folder (or in its `collectives`
+subfolder).
 
-- `none`: the shipped constants; a system nobody fitted is answered with those of its link class and its own link ("transferred");
+- `none`: the shipped constants; a system nobody fitted is answered with those of its link class and its own link
+("transferred");
 - `sizes`: five-fold, every fifth message size of each curve (fabric, operation, ranks) left out of a refit and scored;
 - `system`: each chip left out of a refit in turn; given are only its link bandwidth and its small-message latency;
 - `generation`: the same for all chips of its architecture at once.
@@ -76,7 +79,9 @@ def read_curves(data: Path) -> tuple[pd.DataFrame, list[str]]:
 
 
 def _predicted(rows: pd.DataFrame, tables: dict[str, Any], latency_s: dict[Any, float] | None) -> pd.DataFrame:
-    """`rows` with `predicted_s` and `calibration`. `latency_s`: given small-message latency per (family, fabric), else guessed."""
+    """`rows` with `predicted_s` and `calibration`. `latency_s`: given small-message latency per (family, fabric),
+    else guessed.
+    """
     parts = []
     for (family, fabric, op, stack), part in rows.groupby(["family", "fabric", "op", "stack"]):
         bandwidth = float(part.bandwidth_bytes_per_s.iloc[0])
