@@ -134,20 +134,19 @@ def test_arrays_equal_scalars_one_by_one(name):
             assert swept.bytes[i, j] == pytest.approx(float(one.bytes), rel=1e-12)
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_jit_equals_eager_and_gradients_are_finite(name):
+@pytest.mark.parametrize("name", ["mixtral-8x7b", "deepseek-v3.2", "qwen3.5-397b-a17b"])
+def test_jit_equals_eager_and_gradients_equal_differences(name):
     model = w.load(name)
 
     def traffic(requests, context, tp):
         batch = w.Batch((w.PrefillGroup(2.0, 300.0),), (w.DecodeGroup(requests, context),))
         return model.phase(batch, w.Parallelism(tp=tp, ep=tp)).bytes
 
-    assert jax.jit(traffic)(32.0, 1000.0, 2.0) == pytest.approx(float(traffic(32.0, 1000.0, 2.0)), rel=1e-9)
-    gradient = jax.grad(traffic, argnums=(0, 1))(32.0, 1000.0, 2.0)
+    value, gradient = jax.jit(jax.value_and_grad(traffic))(32.0, 1000.0, 2.0)
+    assert float(value) == pytest.approx(float(traffic(32.0, 1000.0, 2.0)), rel=1e-9)
     step = 1e-3
     numeric = (traffic(32.0 + step, 1000.0, 2.0) - traffic(32.0 - step, 1000.0, 2.0)) / (2 * step)
-    assert float(gradient[0]) == pytest.approx(float(numeric), rel=1e-5)
-    assert np.isfinite(float(gradient[1]))
+    assert float(gradient) == pytest.approx(float(numeric), rel=1e-5)
 
 
 def test_collectives_of_each_parallelism():

@@ -25,8 +25,8 @@ def test_step_is_three_forwards_and_recomputation_a_fourth(name):
     assert full.total("flops", ["gemm", "grouped_gemm"]) == pytest.approx(3 * products + inside)
 
 
-def test_flops_agree_with_six_parameters_tokens():
-    """Korthikanti et al., 2022, appendix A: 72 b s l h^2 (1 + s / 6h + V / 12 l h), attention not halved by the mask."""
+def test_flops_agree_with_the_published_closed_form():
+    """Korthikanti et al., 2022: 72 b s l h^2 (1 + s / 6h + V / 12 l h), attention not halved by the mask."""
     model, b, s = w.load("gpt3-175b"), 4, 2048
     h, layers, v = 12288, 96, model.vocab_size
     step = model.training_step(b, s, flash_attention=False)
