@@ -12,7 +12,7 @@ low-latency ones),
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -20,6 +20,8 @@ import pandas as pd
 from roofline.collectives_algorithms import wire_fraction
 from roofline.collectives_moe import expected_destinations, token_bytes
 
+#: A pandas frame (its annotations lose the type at every selection of rows).
+Frame = Any
 TEXT, NUMBER, FLAG = "text", "number", "true/false"
 #: The library's name for an operation -> ours.
 OP = {"alltoall": "all_to_all", "sendrecv": "send_recv"}
@@ -32,10 +34,10 @@ class Source(NamedTuple):
 
     stem: str
     columns: dict[str, str]
-    curves: Callable[[pd.DataFrame], pd.DataFrame]
+    curves: Callable[[Frame], Frame]
 
 
-def _frame(rows: pd.DataFrame, **columns) -> pd.DataFrame:
+def _frame(rows: Frame, **columns) -> Frame:
     frame = pd.DataFrame(columns, index=rows.index)
     micro = frame.pop("us").to_numpy(float)
     good = np.isfinite(micro) & (micro > 0.0)
@@ -43,7 +45,7 @@ def _frame(rows: pd.DataFrame, **columns) -> pd.DataFrame:
     return frame
 
 
-def _wire(op: pd.Series, ranks: pd.Series, payload: pd.Series) -> np.ndarray:
+def _wire(op: Any, ranks: Any, payload: Any) -> np.ndarray:
     traffic = np.full(len(op), np.nan)
     for name in op.unique():
         rows = (op == name).to_numpy()
@@ -53,14 +55,14 @@ def _wire(op: pd.Series, ranks: pd.Series, payload: pd.Series) -> np.ndarray:
     return traffic
 
 
-def _library(rows: pd.DataFrame, op: pd.Series, payload: pd.Series, **columns) -> pd.DataFrame:
+def _library(rows: Frame, op: Any, payload: Any, **columns) -> Frame:
     op = op.replace(OP)
     return _frame(
         rows, op=op, payload_bytes=payload, growth=rows.p, traffic_bytes=_wire(op, rows.p, payload), **columns
     )
 
 
-def _nccl(rows: pd.DataFrame) -> pd.DataFrame:
+def _nccl(rows: Frame) -> Frame:
     family = rows.library.str.lower()
     return _library(
         rows,
@@ -75,7 +77,7 @@ def _nccl(rows: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _custom(rows: pd.DataFrame) -> pd.DataFrame:
+def _custom(rows: Frame) -> Frame:
     rows = rows[~rows.copy_of_other_version.astype(bool)]
     op = pd.Series("all_reduce", index=rows.index)
     return _library(
@@ -91,7 +93,7 @@ def _custom(rows: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _vidur(rows: pd.DataFrame) -> pd.DataFrame:
+def _vidur(rows: Frame) -> Frame:
     scope = np.where(rows.devices_per_node >= rows.p, "", "/scale_out")
     return _library(
         rows,
@@ -106,7 +108,7 @@ def _vidur(rows: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _apex(rows: pd.DataFrame) -> pd.DataFrame:
+def _apex(rows: Frame) -> Frame:
     rows = rows[~(rows.system.str.startswith("V100") & (rows.op == "reduce_scatter"))]
     nodes = np.where(rows.num_nodes > 1, "/" + rows.num_nodes.astype(int).astype(str) + "_nodes", "")
     # Sizes are given in whole KiB; 0 stands for less than one.
@@ -124,7 +126,7 @@ def _apex(rows: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _trtllm(rows: pd.DataFrame) -> pd.DataFrame:
+def _trtllm(rows: Frame) -> Frame:
     width = rows.moe_dtype.map(WIRE_BYTES)
     width = width.where(rows.op_name != "alltoall_combine", 2.0)
     payload = token_bytes(rows.num_tokens, rows.hidden_size, width)
@@ -144,7 +146,7 @@ def _trtllm(rows: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _deepep(rows: pd.DataFrame, family: str, parts: dict[str, tuple[pd.Series, float, pd.Series]]) -> pd.DataFrame:
+def _deepep(rows: Frame, family: str, parts: dict[str, tuple[Any, float, Any]]) -> Frame:
     nodes = np.where(rows.node_num > 1, "/" + rows.node_num.astype(int).astype(str) + "_nodes", "")
     frames = []
     for op, (us, width, growth) in parts.items():
@@ -170,7 +172,7 @@ def _deepep(rows: pd.DataFrame, family: str, parts: dict[str, tuple[pd.Series, f
     return pd.concat(frames, ignore_index=True)
 
 
-def _deepep_ll(rows: pd.DataFrame) -> pd.DataFrame:
+def _deepep_ll(rows: Frame) -> Frame:
     parts = {
         "low_latency_dispatch": (rows.dispatch_avg_t_us, 1.0, rows.num_experts),
         "low_latency_combine": (rows.combine_avg_t_us, 2.0, rows.num_experts),
@@ -178,7 +180,7 @@ def _deepep_ll(rows: pd.DataFrame) -> pd.DataFrame:
     return _deepep(rows, "deepep_ll", parts)
 
 
-def _deepep_normal(rows: pd.DataFrame) -> pd.DataFrame:
+def _deepep_normal(rows: Frame) -> Frame:
     parts = {
         "normal_dispatch": (rows.dispatch_transmit_us, 1.0, rows.dispatch_sms),
         "normal_combine": (rows.combine_transmit_us, 2.0, rows.combine_sms),

@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 from scipy.optimize import least_squares
 
+from profiles.collectives_curves import Frame
 from roofline.collectives_constants import SWITCHED_LINK_BYTES_PER_S
 from roofline.collectives_protocols import ProtocolLines, protocol_time_s
 
@@ -46,7 +46,7 @@ class Observations(NamedTuple):
     measured_s: np.ndarray
 
 
-def observations(rows: pd.DataFrame) -> Observations:
+def observations(rows: Frame) -> Observations:
     """The usable rows of a curve frame with `bandwidth_bytes_per_s` and `latency_s` columns."""
     good = rows[np.isfinite(rows.measured_s) & (rows.growth > 1) & (rows.traffic_bytes > 0)]
     return Observations(*(good[name].to_numpy(float) for name in Observations._fields))
@@ -151,7 +151,7 @@ def _choose_limits(rows: Observations, x: np.ndarray, floor_s: float) -> tuple[n
     return limit, growth
 
 
-def with_platform(rows: pd.DataFrame, bandwidth: Callable[[str], float]) -> pd.DataFrame:
+def with_platform(rows: Frame, bandwidth: Callable[[str], float]) -> Frame:
     """`rows` with `bandwidth_bytes_per_s` (per fabric, from `bandwidth`) and `latency_s` (small-message latency per
     fabric and stack).
     """
@@ -164,7 +164,7 @@ def with_platform(rows: pd.DataFrame, bandwidth: Callable[[str], float]) -> pd.D
     )
 
 
-def small_message_latency_s(rows: pd.DataFrame) -> float:
+def small_message_latency_s(rows: Frame) -> float:
     """Median time of the smallest messages (up to four times the least payload) in the smallest group, over all
     operations.
     """
@@ -179,7 +179,7 @@ def small_message_latency_s(rows: pd.DataFrame) -> float:
 
 
 def fit_family(
-    rows: pd.DataFrame,
+    rows: Frame,
     *,
     own: bool = True,
     classes: bool = True,
@@ -218,21 +218,21 @@ def fit_family(
     return table
 
 
-def _latencies(rows: pd.DataFrame) -> dict[str, Any]:
+def _latencies(rows: Frame) -> dict[str, Any]:
     """Small-message latency of a platform: per library version, and their median for versions nobody measured."""
     per_stack = rows.groupby("stack").latency_s.first().dropna()
     stacks = {str(name): float(f"{value:.5g}") for name, value in per_stack.items()}
     return {"latency_s": float(f"{per_stack.median():.5g}"), "stack_latency_s": stacks}
 
 
-def link_class(rows: pd.DataFrame) -> np.ndarray:
+def link_class(rows: Frame) -> np.ndarray:
     """ "switched" or "pcie" by link bandwidth, with the node layout that follows the platform's name after a slash."""
     layout = rows.fabric.str.extract(r"(/.*)$", expand=False).fillna("")
     kind = np.where(rows.bandwidth_bytes_per_s < SWITCHED_LINK_BYTES_PER_S, "pcie", "switched")
     return np.array([a + b for a, b in zip(kind, layout)])
 
 
-def _floor_s(rows: pd.DataFrame) -> float:
+def _floor_s(rows: Frame) -> float:
     """Host time per call that hides small messages: a low quantile of the eager times of small payloads."""
     small = rows[rows.payload_bytes <= 2.0**18].measured_s.dropna()
     return float(small.median()) if small.size else 0.0

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from profiles.collectives_curves import SOURCES, collectives_folder
+from profiles.collectives_curves import SOURCES, Frame, collectives_folder
 from profiles.collectives_fit import fit_family, with_platform
 from profiles.collectives_systems import chip_of, latency_guess_s, link_bandwidth_bytes_per_s
 from ridgeline.validate.report import Validation, track
@@ -53,7 +53,7 @@ def validate(data: Path, *, split: str = "none") -> Validation:
     return Validation(level="collectives", points=points, messages=messages)
 
 
-def read_curves(data: Path) -> tuple[pd.DataFrame, list[str]]:
+def read_curves(data: Path) -> tuple[Frame, list[str]]:
     """All curves under `data`, with each fabric's link bandwidth and small-message latency, and what was skipped."""
     folder = collectives_folder(data)
     frames, messages = [], []
@@ -74,11 +74,11 @@ def read_curves(data: Path) -> tuple[pd.DataFrame, list[str]]:
     if not frames:
         names = ", ".join(source.stem for source in SOURCES)
         raise ValueError(f"--data: {data} holds none of the collectives files ({names}; .parquet or .csv)")
-    rows = pd.concat(frames, ignore_index=True)
+    rows: Frame = pd.concat(frames, ignore_index=True)
     return with_platform(rows, link_bandwidth_bytes_per_s), messages
 
 
-def _predicted(rows: pd.DataFrame, tables: dict[str, Any], latency_s: dict[Any, float] | None) -> pd.DataFrame:
+def _predicted(rows: Frame, tables: dict[str, Any], latency_s: dict[Any, float] | None) -> Frame:
     """`rows` with `predicted_s` and `calibration`. `latency_s`: given small-message latency per (family, fabric),
     else guessed.
     """
@@ -107,7 +107,7 @@ def _predicted(rows: pd.DataFrame, tables: dict[str, Any], latency_s: dict[Any, 
     return pd.concat(parts)
 
 
-def _refitted(rows: pd.DataFrame, split: str) -> pd.DataFrame:
+def _refitted(rows: Frame, split: str) -> Frame:
     """Every row predicted by constants fitted without its fold."""
     if split == "sizes":
         keys = rows.fabric + "|" + rows.op + "|" + rows.growth.astype(str) + "|" + rows.payload_bytes.astype(str)
