@@ -15,20 +15,6 @@ from roofline.collectives import collective_time
 from workloads.operators import Collective
 
 FIELDS = ["level", "op", "gpu", "dtype", "stack", "n", "answered", "mape", "median_ape", "p95_ape", "bias", "spearman"]
-    "level",
-    "op",
-    "gpu",
-    "dtype",
-    "stack",
-    "n",
-    "answered",
-    "mape",
-    "median_ape",
-    "p95_ape",
-    "bias",
-    "spearman",
-    "calibration",
-]
 
 
 def nccl_rows(system="h100_sxm", factor=1.0):
