@@ -220,7 +220,7 @@ def _checked_size(name: str, value: Array) -> Array:
         raise ValueError(f"{name}: {str(value)[:60]} is not an array of numbers") from None
     most = _MOST_DEVICES if name in ("tp", "pp", "ep", "dp") else _MOST
     if isinstance(value, int) and not isinstance(value, bool) and not 1 <= value <= most:
-        shown = str(value) if abs(value) < 10**30 else f"{str(value)[:10]}... ({len(str(value))} digits)"
+        shown = str(value) if abs(value) < 10**30 else f"{'-' if value < 0 else ''}10^30 and beyond"
         raise ValueError(f"{name}: {shown}; expected at least 1" + (f" and at most {most:,}" if value > most else ""))
     if array.dtype.kind not in "iuf":
         raise ValueError(f"{name}: {repr(value)[:60]} is not a number")
@@ -228,13 +228,11 @@ def _checked_size(name: str, value: Array) -> Array:
         raise ValueError(f"{name}: no values; expected at least one number")
     if not np.all(np.isfinite(array) & (array >= 1)):
         raise ValueError(f"{name}: {np.ravel(array)[np.argmin(np.ravel(array))]:g}; expected at least 1")
-    if np.any(array > most):
+    if np.any(array.astype(float) > most):
         raise ValueError(f"{name}: {np.max(array):g}; expected at most {most:,}")
-    if isinstance(value, int | float):
-        return value if type(value) in (int, float) else value.item()  # a float64 scalar is a float, too
-    if array.ndim == 0 and not hasattr(value, "devices"):
-        return array.item()
-    return value if hasattr(value, "devices") else array.astype(float)
+    if namespace(value) is not np:
+        return value
+    return array.astype(float) if array.ndim else array.item()
 
 
 def _first(value: Array, index: int, shape: tuple[int, ...]) -> float:

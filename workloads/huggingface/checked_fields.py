@@ -180,7 +180,7 @@ class CheckedFields:
             return value
         if default is _MISSING:
             if key in self.raw:
-                raise ValueError(f"{self.path}.{key}: null; expected a value")
+                raise ValueError(f"{self.path}.{key}: missing (null); expected a value")
             near = get_close_matches(key, [k for k in self.raw if isinstance(k, str)], 1)
             raise ValueError(f"{self.path}.{key}: missing" + (f"; found {near[0]!r} instead" if near else ""))
         return default
