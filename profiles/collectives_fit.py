@@ -250,7 +250,7 @@ def fit_family(
         seen = _thinned(observations(part))
         if seen.measured_s.size < 8 or not np.isfinite(seen.bandwidth_bytes_per_s).all():
             continue
-        lines = fit_lines(seen, starts=2, limits=family in LIMITED, floor_s=_floor_s(part) if eager else 0.0)
+        lines = fit_lines(seen, starts=4, limits=family in LIMITED, floor_s=_floor_s(part) if eager else 0.0)
         first = part.iloc[0]
         row = table["platform"].setdefault(
             fabric,
