@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.core import Tracer
 
 from hardware.paths import get_path, nearest, set_path
 
@@ -186,9 +187,8 @@ def _checked(chip: Accelerator, path: str, value: Any) -> Any:
     if isinstance(old, Mapping) and isinstance(value, Mapping):
         return {key: _checked(chip, f"{path}.{key}", number) for key, number in value.items()}
     if isinstance(old, str | bool | tuple | Mapping | Link | MemoryLevel):
-        if not isinstance(value, type(old)) or (
-            path == "memory" and not all(isinstance(v, MemoryLevel) for v in value)
-        ):
+        levels = value if path == "memory" and isinstance(value, tuple) else ()
+        if not isinstance(value, type(old)) or not all(isinstance(level, MemoryLevel) for level in levels):
             raise ValueError(f"{path}: {_brief(value)}; expected {type(old).__name__}, such as {_brief(old)}")
         return value
     return _number_of(value, path, may_be_zero=last in _MAY_BE_ZERO)
@@ -196,7 +196,7 @@ def _checked(chip: Accelerator, path: str, value: Any) -> Any:
 
 def _number_of(value: Any, path: str, *, may_be_zero: bool = False) -> Any:
     """A positive finite number or array in SI units, or NaN for unknown. Traced values have no number yet and pass."""
-    if isinstance(value, jax.core.Tracer):
+    if isinstance(value, Tracer):
         return value
     numbers = np.asarray(value) if not isinstance(value, str | bool) else np.asarray("")
     if numbers.dtype.kind not in "iuf":
