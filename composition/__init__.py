@@ -1,6 +1,7 @@
 """From kernels to phases to models with the error carried along: estimates, intervals and the gap between levels.
 
-What may live here: rules that combine times and their errors. What may not: kernel models (estimators come in as arguments), queues.
+What may live here: rules that combine times and their errors. What may not: kernel models (estimators come in as arguments),
+queues.
 """
 
 from composition.estimate import Estimate, estimate, expectation, overlap, serial

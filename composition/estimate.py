@@ -4,21 +4,23 @@ Each kernel's error is modelled in the log domain,
 
     ln T_measured = ln T_predicted + sum_s c_s e_s + r,
 
-with shared errors e_s (one draw for every kernel that loads on the source s) and an error r private to a *shape*: the same shape repeated in
-eighty layers has the same error eighty times. To first order the errors in seconds are T c_s e_s and T r, so an `Estimate` keeps
+with shared errors e_s (one draw for every kernel that loads on the source s) and an error r private to a *shape*: the same
+shape repeated in eighty layers has the same error eighty times. To first order the errors in seconds are T c_s e_s and T r,
+so an `Estimate` keeps
 
     mean_s                  the time
     shared_s[source]        seconds per standard deviation of a shared source; adds linearly over whatever shares it
-    private_s[shapes]       seconds per standard deviation of each distinct shape, [shapes, ...]; adds linearly over repeats of the
-                            shape and in quadrature across shapes
+    private_s[shapes]       seconds per standard deviation of each distinct shape, [shapes, ...]; adds linearly over
+                            repeats of the shape and in quadrature across shapes
 
     variance = sum_s shared_s^2 + sum over distinct shapes of private_s^2.
 
-The textbook sqrt(N) sigma keeps only the last term and treats repeats as distinct. Rules: `serial` sum, `repeated`, `overlap` (Clark's moments
-of a maximum), `expectation` over batches. All broadcast, and all are differentiable. First order: relative deviations above about 0.3 are
-rough; `Interval` carries worst cases without any assumption.
+The textbook sqrt(N) sigma keeps only the last term and treats repeats as distinct. Rules: `serial` sum, `repeated`,
+`overlap` (Clark's moments of a maximum), `expectation` over batches. All broadcast, and all are differentiable. First order:
+relative deviations above about 0.3 are rough; `Interval` carries worst cases without any assumption.
 
-Source: Clark, "The greatest of a finite set of random variables", Operations Research 9(2), 1961; Stein's lemma for covariances of a maximum.
+Source: Clark, "The greatest of a finite set of random variables", Operations Research 9(2), 1961; Stein's lemma for
+covariances of a maximum.
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,8 +36,8 @@ from workloads.numeric import Array, namespace
 class Estimate(NamedTuple):
     """A time and its error, seconds. `mean_s`: [...]; `shared_s`: source -> [...]; `private_s`: label -> [shapes, ...].
 
-    Labels of `private_s` name sets of shapes: equal labels are the same shapes in the same order (their errors add linearly), different
-    labels are different shapes.
+    Labels of `private_s` name sets of shapes: equal labels are the same shapes in the same order (their errors add
+    linearly), different labels are different shapes.
     """
 
     mean_s: Array
@@ -64,7 +66,7 @@ class Estimate(NamedTuple):
         return self.deviation_s / self.mean_s
 
     def interval(self, coverage: float = 0.9) -> tuple[Array, Array]:
-        """Central interval that holds the time with probability `coverage`, [...] each: log-normal with the same mean and variance."""
+        """Central interval that holds the time with probability `coverage`: log-normal of this mean and variance, [...] each."""
         xp = namespace(self)
         spread = xp.sqrt(xp.log1p(self.relative_deviation**2))
         width = float(scipy.special.ndtri(0.5 + coverage / 2.0)) * spread
@@ -88,8 +90,8 @@ def estimate(
 ) -> Estimate:
     """Serial sum of distinct kernels. `time_s`, `count`: [shapes, ...], time of one run and number of runs.
 
-    `shared`: source -> relative deviation times sensitivity, s_s c_ks, broadcast to [shapes, ...]. `private`: relative deviation of each
-    shape. `label` names this set of shapes (see `Estimate`).
+    `shared`: source -> relative deviation times sensitivity, s_s c_ks, broadcast to [shapes, ...]. `private`: relative
+    deviation of each shape. `label` names this set of shapes (see `Estimate`).
     """
     xp = namespace(time_s, shared, private, count)
     spent = xp.asarray(time_s) * count
@@ -118,9 +120,9 @@ def expectation(parts: Sequence[Estimate], weights: Sequence[Array]) -> Estimate
 def overlap(a: Estimate, b: Estimate, *, factor: Array = 1.0, label: str = "overlap") -> Estimate:
     """Two things at once: T = max(A, B) + (1 - factor) min(A, B); factor 1 is full overlap, 0 is one after the other.
 
-    Mean and variance of the maximum are Clark's for correlated normal times. Its covariance with each source is exact (Stein): the sources
-    of A weighted with P(A > B), those of B with P(B > A). What variance these do not explain (the choice between A and B) becomes a private
-    error under `label`.
+    Mean and variance of the maximum are Clark's for correlated normal times. Its covariance with each source is exact
+    (Stein): the sources of A weighted with P(A > B), those of B with P(B > A). What variance these do not explain (the
+    choice between A and B) becomes a private error under `label`.
     """
     xp = namespace(a, b, factor)
     variance_a, variance_b, covariance = a.variance, b.variance, _covariance(a, b)

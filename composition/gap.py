@@ -7,8 +7,8 @@
                          + communication + queueing + ...   as far as known
                          + the rest                         unexplained
 
-gamma > 0 alone does not mean overhead, so the signed value is kept, and whether the level's time was measured (total gap) or itself
-predicted (structural gap).
+gamma > 0 alone does not mean overhead, so the signed value is kept, and whether the level's time was measured (total gap) or
+itself predicted (structural gap).
 """
 
 from collections.abc import Mapping
@@ -25,7 +25,8 @@ class GapTerm(NamedTuple):
 
 
 class Gap(NamedTuple):
-    """A gap at one boundary. `level_s`: time of the level; `parts_s`: sum of its predicted parts; `terms` sum to the difference.
+    """A gap at one boundary. `level_s`: time of the level; `parts_s`: sum of its predicted parts; `terms` sum to the
+    difference.
 
     `measured`: whether `level_s` is a measurement (total gap) or a prediction (structural gap).
     """
@@ -74,9 +75,9 @@ def gap(
 ) -> Gap:
     """The gap at `boundary` ("kernel->phase", "phase->model", "model->system") with an attribution that adds up.
 
-    `parts_predicted_s`: sum of the parts' predictions. `parts_measured_s`: sum of their measurements, where there are any; its difference
-    to the predictions is the kernel-model error. `explained_s`: further known terms by name ("launch", "communication", "queueing").
-    What is left is "unexplained". Raises `ValueError` for a term name that is reserved.
+    `parts_predicted_s`: sum of the parts' predictions. `parts_measured_s`: sum of their measurements, where there are any;
+    its difference to the predictions is the kernel-model error. `explained_s`: further known terms by name ("launch",
+    "communication", "queueing"). What is left is "unexplained". Raises `ValueError` for a term name that is reserved.
     """
     explained = dict(explained_s or {})
     for name in ("kernel error", "unexplained"):

@@ -1,7 +1,7 @@
 """Worst cases without assumptions: a time known to lie between two bounds, through sums, repeats and maxima.
 
-Every composition rule here is monotone in each time, so the bounds of the result are the rule applied to the bounds. They hold for any
-dependence between the errors. Not covered: schedules that change with the durations (Graham's anomalies).
+Every composition rule here is monotone in each time, so the bounds of the result are the rule applied to the bounds. They
+hold for any dependence between the errors. Not covered: schedules that change with the durations (Graham's anomalies).
 """
 
 from typing import NamedTuple

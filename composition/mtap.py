@@ -1,11 +1,12 @@
 """MTAP: scoring performance-prediction tools from a table of predictions, failures and deployment facts.
 
-S(t) = sum_i w_i d_i over five dimensions, d_i in {0 Fail, 1 Low, 2 Medium, 3 High}: D1 prediction fidelity, D2 compositional fidelity,
-D3 generalisation, D4 deployment, D5 extensibility; w = (0.4, 0.2, 0.2, 0.1, 0.1). The protocol leaves the thresholds of D1 open; those used
-here are declared and versioned. A dimension that was not measured makes the score an interval, not a number.
+S(t) = sum_i w_i d_i over five dimensions, d_i in {0 Fail, 1 Low, 2 Medium, 3 High}: D1 prediction fidelity, D2 compositional
+fidelity, D3 generalisation, D4 deployment, D5 extensibility; w = (0.4, 0.2, 0.2, 0.1, 0.1). The protocol leaves the
+thresholds of D1 open; those used here are declared and versioned. A dimension that was not measured makes the score an
+interval, not a number.
 
-Failures: F1 build and F2 runtime lower D4; F3 silent inaccuracy (more than 50 % off a known baseline) lowers D1; F4 scope mismatch is
-excluded and recorded. Scores are comparable within one problem domain only.
+Failures: F1 build and F2 runtime lower D4; F3 silent inaccuracy (more than 50 % off a known baseline) lowers D1; F4 scope
+mismatch is excluded and recorded. Scores are comparable within one problem domain only.
 """
 
 from collections.abc import Mapping, Sequence
