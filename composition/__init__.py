@@ -8,6 +8,7 @@ from composition.estimate import Estimate, estimate, expectation, overlap, seria
 from composition.gap import Gap, GapTerm, gap
 from composition.interval import Interval, interval_max, interval_overlap, interval_sum
 from composition.mtap import DIMENSIONS, MtapScore, rank_stability, score_dimension_1, weighted_score
+from composition.training import TrainingTime, training_time, zero3_time
 
 __all__ = [
     "DIMENSIONS",
@@ -16,6 +17,7 @@ __all__ = [
     "GapTerm",
     "Interval",
     "MtapScore",
+    "TrainingTime",
     "estimate",
     "expectation",
     "gap",
@@ -26,5 +28,7 @@ __all__ = [
     "rank_stability",
     "score_dimension_1",
     "serial",
+    "training_time",
     "weighted_score",
+    "zero3_time",
 ]
