@@ -93,7 +93,8 @@ class Rounding:
     def pick(self, values: Array, weights: Array, axis: int = -1) -> Array:
         """`values` of the candidate that `argmin_weights` chose."""
         xp = namespace(values, weights)
-        return xp.sum(xp.where(weights > 0.0, values * weights, 0.0), axis=axis)
+        chosen = weights > 0.0
+        return xp.sum(xp.where(chosen, values, 0.0) * weights, axis=axis)
 
 
 def _power(xp, base: Array, exponent: Array) -> Array:

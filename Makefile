@@ -1,0 +1,41 @@
+# Two commands do everything on a machine that has Python (3.11 or newer) and make:
+#   make demo   a first answer: a table and a roofline picture
+#   make test   all checks and tests
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+SRC := ridgeline profiles tiles dataflow roofline hardware workloads
+
+.PHONY: demo test test-newest format check clean
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
+	touch $(STAMP)
+
+demo: $(STAMP)
+	mkdir -p out
+	$(BIN)/ridgeline predict llama-3.1-70b --on h100_sxm --tp 4 --batch 32 --input 1024 --output 256 --plot out/roofline.png
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/lint-imports
+
+test: check
+	$(BIN)/python -m pytest -n 2
+
+# The same suite on the newest releases of every dependency, in an environment of its own.
+test-newest:
+	$(PYTHON) -m venv --clear $(VENV)-newest
+	$(VENV)-newest/bin/python -m pip install --quiet --disable-pip-version-check --upgrade --editable ".[dev]"
+	$(VENV)-newest/bin/python -m pytest -n 2
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) $(VENV)-newest out dist build

@@ -1,0 +1,38 @@
+"""`ridgeline validate LEVEL --data DIR --json FILE`: score the models against a folder of measurements."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+
+def validate(
+    level: Annotated[str, typer.Argument(help="What to validate, e.g. collectives.")],
+    data: Annotated[Path | None, typer.Option(help="Folder with the measurements (default: $RIDGELINE_DATA).")] = None,
+    json: Annotated[Path | None, typer.Option(help="Write the rows to this file.")] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Refit without part of the data and score that part (names depend on the level).")
+    ] = None,
+) -> None:
+    """Compare predictions with measurements: signed errors per group, and over all."""
+    # Imported here: pandas and the models cost more than the rest of the command line together.
+    from profiles.data_folder import data_folder
+    from ridgeline.validate.levels import checked_split, load_level
+    from ridgeline.validate.report import print_rows, write_json
+
+    module = load_level(level)
+    split = checked_split(module, split)
+    folder = data_folder() if data is None else data
+    if not folder.is_dir():
+        raise ValueError(f"--data: {folder} is not a folder")
+    validation = module.validate(folder, split=split)
+    rows = validation.rows()
+    print_rows(validation, rows, Console())
+    if json is not None:
+        write_json(rows, json, validation.messages)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the command line `app`."""
+    app.command("validate")(validate)
