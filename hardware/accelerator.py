@@ -4,12 +4,16 @@ Numeric leaves may be arrays, so one `Accelerator` can stand for a million hypot
 provenance are static. All units SI; bandwidths in bytes per second with GB = 1e9.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import jax
 
+from hardware.paths import get_path, nearest, set_path
+
 Array = Any
+UNKNOWN = float("nan")
 
 
 def static(default: Any) -> Any:
@@ -23,22 +27,27 @@ class MemoryLevel:
     """One memory level, seen from the whole chip. `capacity_bytes` and `bandwidth_bytes_per_s` sum over its instances."""
 
     name: str = static("")
-    capacity_bytes: Array = float("nan")
-    bandwidth_bytes_per_s: Array = float("nan")
-    latency_s: Array = float("nan")
-    energy_joules_per_byte: Array = float("nan")
+    capacity_bytes: Array = UNKNOWN
+    bandwidth_bytes_per_s: Array = UNKNOWN
+    latency_s: Array = UNKNOWN
+    energy_joules_per_byte: Array = UNKNOWN
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, kw_only=True)
 class Link:
-    """A link of one device: `bandwidth_bytes_per_s` per direction, `latency_s` of one hop, `energy_joules_per_byte`."""
+    """A link of one device: `bandwidth_bytes_per_s` per direction, `latency_s` of one hop, `energy_joules_per_byte`.
+
+    `topology` says how the link's peers are wired (see `hardware.cluster.TOPOLOGIES`); `in_switch_reduction`, whether the
+    switch adds up what passes through it.
+    """
 
     name: str = static("")
-    bandwidth_bytes_per_s: Array = float("nan")
-    latency_s: Array = float("nan")
-    energy_joules_per_byte: Array = float("nan")
+    bandwidth_bytes_per_s: Array = UNKNOWN
+    latency_s: Array = UNKNOWN
+    energy_joules_per_byte: Array = UNKNOWN
     in_switch_reduction: bool = static(False)
+    topology: str = static("switch")
 
 
 @jax.tree_util.register_dataclass
@@ -48,7 +57,7 @@ class Accelerator:
 
     `matrix_flops_per_s`, `vector_flops_per_s`: dense peak per dtype. `on_chip_bytes_per_core`: software-managed memory of one
     core (shared memory / scratchpad). `launch_latency_s`: start of one kernel from a captured graph. `price_usd` of one chip.
-    `provenance`: (field, kind, source) triples, kind in datasheet | measured | fitted | assumed.
+    `provenance`: (path, kind, source) triples, path dotted as in `replace`, kind in datasheet | measured | fitted | assumed.
     """
 
     name: str = static("")
@@ -58,37 +67,110 @@ class Accelerator:
     matrix_flops_per_s: dict[str, Array] = field(default_factory=dict)
     vector_flops_per_s: dict[str, Array] = field(default_factory=dict)
     memory: tuple[MemoryLevel, ...] = ()
-    cores: Array = float("nan")
-    clock_hz: Array = float("nan")
-    on_chip_bytes_per_core: Array = float("nan")
-    launch_latency_s: Array = float("nan")
-    idle_watts: Array = float("nan")
-    peak_watts: Array = float("nan")
-    price_usd: Array = float("nan")
+    cores: Array = UNKNOWN
+    clock_hz: Array = UNKNOWN
+    on_chip_bytes_per_core: Array = UNKNOWN
+    launch_latency_s: Array = UNKNOWN
+    idle_watts: Array = UNKNOWN
+    peak_watts: Array = UNKNOWN
+    price_usd: Array = UNKNOWN
     scale_up: Link = field(default_factory=Link)
     scale_out: Link = field(default_factory=Link)
-    devices_per_node: Array = float("nan")
+    devices_per_node: Array = UNKNOWN
     provenance: tuple[tuple[str, str, str], ...] = static(())
 
     def level(self, name: str) -> MemoryLevel:
-        """The memory level called `name` ("dram", "l2", ...); `KeyError` with the known names otherwise."""
+        """The memory level called `name` ("dram", "l2", ...); `ValueError` with the known names otherwise."""
         for level in self.memory:
             if level.name == name:
                 return level
-        raise KeyError(f"{self.name}: no memory level {name!r}; known: {', '.join(x.name for x in self.memory)}")
+        raise ValueError(f"{self.name}: no memory level {name!r}; known: {', '.join(x.name for x in self.memory)}")
 
     @property
     def dram(self) -> MemoryLevel:
         """The farthest memory level."""
         return self.memory[0]
 
-    def replace(self, **changes: Any) -> "Accelerator":
-        """A copy with fields replaced."""
-        return replace(self, **changes)
+    def origin(self, path: str) -> tuple[str, str]:
+        """(kind, source) of the number at dotted `path`; ("assumed", "unstated") where nobody said."""
+        get_path(self, path)
+        found = [(kind, source) for where, kind, source in self.provenance if where == path]
+        return found[-1] if found else ("assumed", "unstated")
+
+    def replace(self, changes: Mapping[str, Any] | None = None, /, **fields_: Any) -> "Accelerator":
+        """A copy with fields replaced, by name or by dotted path: `chip.replace({"memory.dram.latency_s": 4e-7}, cores=64)`.
+
+        A rate for a new dtype may be added (`matrix_flops_per_s.fp4`). Replaced numbers become `assumed` in the provenance.
+        Errors: `ValueError` naming an unknown path and its nearest known name.
+        """
+        return self._changed({**(changes or {}), **fields_}, "replaced by the user")
+
+    def scaled(self, factors: Mapping[str, Array] | None = None, /, **named: Array) -> "Accelerator":
+        """A copy with quantities multiplied: `chip.scaled(mem_bandwidth=2, matrix_flops=1.5)`, factors scalars or arrays.
+
+        Names: the keys of `SCALABLE`, or dotted paths in the mapping. Quantities are independent: doubling `cores` or `clock`
+        leaves the peak rates alone, so scale `flops` with them where it should follow. Unknown (NaN) quantities stay unknown.
+        Errors: `ValueError` for a quantity the chip does not have.
+        """
+        changes: dict[str, Any] = {}
+        for name, factor in {**(factors or {}), **named}.items():
+            for path in self._scaled_paths(name):
+                changes[path] = changes.get(path, get_path(self, path)) * factor
+        return self._changed(changes, f"scaled from {self.name or 'a chip'}")
 
     def anonymous(self) -> "Accelerator":
-        """The same numbers without name, aliases and provenance, so that jitted functions compile once for all chips."""
-        return replace(self, name="", vendor="", aliases=(), provenance=())
+        """The same numbers without names and provenance, so that jitted functions compile once for all chips of a structure."""
+        up, out = (replace(link, name="") for link in (self.scale_up, self.scale_out))
+        return replace(self, name="", vendor="", aliases=(), provenance=(), scale_up=up, scale_out=out)
+
+    def _scaled_paths(self, name: str) -> list[str]:
+        paths = SCALABLE.get(name, (name,))
+        if name not in SCALABLE and "." not in name and name not in FIELDS:
+            raise ValueError(
+                f"unknown quantity {name!r} to scale{nearest(name, SCALABLE)} (known: {', '.join(SCALABLE)})"
+            )
+        found: list[str] = []
+        for path in paths:
+            value = get_path(self, path)
+            if isinstance(value, Mapping):
+                found += [f"{path}.{key}" for key in value]
+            elif isinstance(value, str | bool | tuple | MemoryLevel | Link):
+                raise ValueError(f"{path!r} is not a number and cannot be scaled (known: {', '.join(SCALABLE)})")
+            else:
+                found.append(path)
+        return found
+
+    def _changed(self, changes: dict[str, Any], source: str) -> "Accelerator":
+        chip, numeric = self, []
+        for path, value in changes.items():
+            chip = set_path(chip, path, value)
+            numeric += [] if path in NOT_NUMERIC or isinstance(value, str | bool) else [path]
+        if "provenance" in changes:
+            return chip
+        kept = [p for p in self.provenance if not any(p[0] == path or p[0].startswith(path + ".") for path in numeric)]
+        return replace(chip, provenance=(*kept, *((path, "assumed", source) for path in numeric)))
 
 
 FIELDS = tuple(f.name for f in fields(Accelerator))
+NOT_NUMERIC = tuple(f.name for f in fields(Accelerator) if f.metadata.get("static"))
+
+#: Quantities `Accelerator.scaled` knows by a short name, with the dotted paths they multiply.
+SCALABLE: dict[str, tuple[str, ...]] = {
+    "mem_bandwidth": ("memory.dram.bandwidth_bytes_per_s",),
+    "mem_capacity": ("memory.dram.capacity_bytes",),
+    "mem_latency": ("memory.dram.latency_s",),
+    "l2": ("memory.l2.capacity_bytes",),
+    "l2_bandwidth": ("memory.l2.bandwidth_bytes_per_s",),
+    "flops": ("matrix_flops_per_s", "vector_flops_per_s"),
+    "matrix_flops": ("matrix_flops_per_s",),
+    "vector_flops": ("vector_flops_per_s",),
+    "cores": ("cores",),
+    "clock": ("clock_hz",),
+    "on_chip": ("on_chip_bytes_per_core",),
+    "launch_latency": ("launch_latency_s",),
+    "power": ("peak_watts",),
+    "price": ("price_usd",),
+    "scale_up": ("scale_up.bandwidth_bytes_per_s",),
+    "scale_out": ("scale_out.bandwidth_bytes_per_s",),
+    "link_latency": ("scale_up.latency_s", "scale_out.latency_s"),
+}
