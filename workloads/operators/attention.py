@@ -34,7 +34,9 @@ class Attention(Operator):
     `kv_tokens` counts the new tokens too. `window`: most keys a query attends to (0 = all); with `sparsity` "window" they
     are the latest, with "top_k" they are chosen (DeepSeek sparse attention) and, for one query, only they are read.
     `shared_kv`: V is part of K, stored once (MLA in its absorbed form: kv_heads = 1, head_dim = rank + rope,
-    value_dim = rank). FLOPs: 2 (head_dim + value_dim) per attended pair and head. Bytes: Q, attended K and V, O once each;
+    value_dim = rank). `scores_only`: Q K^T summed over heads into one fp32 score per pair, values unused (the indexer of sparse
+    attention). `backward`: the flash-attention gradient: S recomputed, dV, dP, dQ, dK = 2.5 x the forward work; q, k, v, o and do
+    read, dq, dk, dv written; log-sum-exp rows left out. FLOPs: 2 (head_dim + value_dim) per attended pair and head. Bytes: Q, attended K and V, O once each;
     K and V in `kv_dtype`. Excludes: projections, RoPE, writing new keys and values (see `Elementwise`, `Gemm`).
     """
 
@@ -51,6 +53,8 @@ class Attention(Operator):
     causal: bool = static(True)
     shared_kv: bool = static(False)
     sparsity: str = static("window")
+    scores_only: bool = static(False)
+    backward: bool = static(False)
 
     kind = "attention"
     unit = "matrix"
@@ -70,28 +74,43 @@ class Attention(Operator):
     def keys_read(self) -> Array:
         """Distinct key positions that must be read per sequence, [...]."""
         xp = namespace(self.query_tokens, self.kv_tokens, self.window)
-        span = self.query_tokens * xp.asarray(self.window) if self.sparsity == "top_k" else (
-            self.query_tokens + xp.asarray(self.window) - 1
+        span = (
+            self.query_tokens * xp.asarray(self.window)
+            if self.sparsity == "top_k"
+            else (self.query_tokens + xp.asarray(self.window) - 1)
         )
         return 1.0 * xp.where(xp.asarray(self.window) > 0, xp.minimum(span, self.kv_tokens), self.kv_tokens)
 
     @property
     def flops(self) -> Array:
-        return 2.0 * self.pairs * self.heads * (self.head_dim + self.values_dim)
+        if self.scores_only:
+            return 2.0 * self.pairs * self.heads * self.head_dim
+        return (5.0 if self.backward else 2.0) * self.pairs * self.heads * (self.head_dim + self.values_dim)
 
     @property
     def reads(self) -> dict[str, Array]:
         per_key = self.sequences * self.keys_read * self.kv_heads * element_bytes(self.kv_dtype or self.dtype)
         query = 1.0 * self.sequences * self.query_tokens * self.heads * self.head_dim * element_bytes(self.dtype)
         reads = {"q": query, "k": per_key * self.head_dim}
-        if not self.shared_kv:
+        if not self.shared_kv and not self.scores_only:
             reads["v"] = per_key * self.values_dim
+        if self.backward:
+            reads["o_do"] = 2.0 * self._output_bytes
         return reads
 
     @property
     def writes(self) -> dict[str, Array]:
+        if self.scores_only:
+            return {"scores": self.pairs * element_bytes("fp32")}
+        if self.backward:
+            reads = self.reads
+            return {f"d{name}": reads[name] for name in ("q", "k", "v") if name in reads}
+        return {"o": self._output_bytes}
+
+    @property
+    def _output_bytes(self) -> Array:
         rows = 1.0 * self.sequences * self.query_tokens * self.heads
-        return {"o": rows * self.values_dim * element_bytes(self.dtype)}
+        return rows * self.values_dim * element_bytes(self.dtype)
 
 
 @jax.tree_util.register_dataclass
