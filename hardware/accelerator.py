@@ -24,7 +24,9 @@ def static(default: Any) -> Any:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, kw_only=True)
 class MemoryLevel:
-    """One memory level, seen from the whole chip. `capacity_bytes` and `bandwidth_bytes_per_s` sum over its instances."""
+    """One memory level, seen from the whole chip. `capacity_bytes` and `bandwidth_bytes_per_s` sum over its
+    instances.
+    """
 
     name: str = static("")
     capacity_bytes: Array = UNKNOWN
@@ -38,8 +40,8 @@ class MemoryLevel:
 class Link:
     """A link of one device: `bandwidth_bytes_per_s` per direction, `latency_s` of one hop, `energy_joules_per_byte`.
 
-    `topology` says how the link's peers are wired (see `hardware.cluster.TOPOLOGIES`); `in_switch_reduction`, whether the
-    switch adds up what passes through it.
+    `topology` says how the link's peers are wired (see `hardware.cluster.TOPOLOGIES`); `in_switch_reduction`, whether
+    the switch adds up what passes through it.
     """
 
     name: str = static("")
@@ -55,9 +57,10 @@ class Link:
 class Accelerator:
     """A chip. `memory` runs from the farthest level (DRAM) to the nearest; unknown numbers are NaN.
 
-    `matrix_flops_per_s`, `vector_flops_per_s`: dense peak per dtype. `on_chip_bytes_per_core`: software-managed memory of one
-    core (shared memory / scratchpad). `launch_latency_s`: start of one kernel from a captured graph. `price_usd` of one chip.
-    `provenance`: (path, kind, source) triples, path dotted as in `replace`, kind in datasheet | measured | fitted | assumed.
+    `matrix_flops_per_s`, `vector_flops_per_s`: dense peak per dtype. `on_chip_bytes_per_core`: software-managed memory
+    of one core (shared memory / scratchpad). `launch_latency_s`: start of one kernel from a captured graph.
+    `price_usd` of one chip. `provenance`: (path, kind, source) triples, path dotted as in `replace`, kind in datasheet
+    | measured | fitted | assumed.
     """
 
     name: str = static("")
@@ -98,18 +101,22 @@ class Accelerator:
         return found[-1] if found else ("assumed", "unstated")
 
     def replace(self, changes: Mapping[str, Any] | None = None, /, **fields_: Any) -> "Accelerator":
-        """A copy with fields replaced, by name or by dotted path: `chip.replace({"memory.dram.latency_s": 4e-7}, cores=64)`.
+        """A copy with fields replaced, by name or by dotted path: `chip.replace({"memory.dram.latency_s": 4e-7},
+        cores=64)`.
 
-        A rate for a new dtype may be added (`matrix_flops_per_s.fp4`). Replaced numbers become `assumed` in the provenance.
+        A rate for a new dtype may be added (`matrix_flops_per_s.fp4`). Replaced numbers become `assumed` in the
+        provenance.
         Errors: `ValueError` naming an unknown path and its nearest known name.
         """
         return self._changed({**(changes or {}), **fields_}, "replaced by the user")
 
     def scaled(self, factors: Mapping[str, Array] | None = None, /, **named: Array) -> "Accelerator":
-        """A copy with quantities multiplied: `chip.scaled(mem_bandwidth=2, matrix_flops=1.5)`, factors scalars or arrays.
+        """A copy with quantities multiplied: `chip.scaled(mem_bandwidth=2, matrix_flops=1.5)`, factors scalars or
+        arrays.
 
-        Names: the keys of `SCALABLE`, or dotted paths in the mapping. Quantities are independent: doubling `cores` or `clock`
-        leaves the peak rates alone, so scale `flops` with them where it should follow. Unknown (NaN) quantities stay unknown.
+        Names: the keys of `SCALABLE`, or dotted paths in the mapping. Quantities are independent: doubling `cores` or
+        `clock` leaves the peak rates alone, so scale `flops` with them where it should follow. Unknown (NaN)
+        quantities stay unknown.
         Errors: `ValueError` for a quantity the chip does not have.
         """
         changes: dict[str, Any] = {}
@@ -119,7 +126,9 @@ class Accelerator:
         return self._changed(changes, f"scaled from {self.name or 'a chip'}")
 
     def anonymous(self) -> "Accelerator":
-        """The same numbers without names and provenance, so that jitted functions compile once for all chips of a structure."""
+        """The same numbers without names and provenance, so that jitted functions compile once for all chips of a
+        structure.
+        """
         up, out = (replace(link, name="") for link in (self.scale_up, self.scale_out))
         return replace(self, name="", vendor="", aliases=(), provenance=(), scale_up=up, scale_out=out)
 

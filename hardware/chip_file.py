@@ -1,7 +1,7 @@
 """The chip file: a TOML table (or an equal dict) to an `Accelerator`, and back.
 
-Every value may be a number in SI units, text with a unit ("3.35 TB/s"), or `{ value = ..., kind = ..., source = ... }`; the
-file's own `kind` and `source` hold for the values that state none. Derived values are marked in the provenance.
+Every value may be a number in SI units, text with a unit ("3.35 TB/s"), or `{ value = ..., kind = ..., source = ...
+}`; the file's own `kind` and `source` hold for the values that state none. Derived values are marked in the provenance.
 """
 
 import math
@@ -21,7 +21,8 @@ KINDS = ("datasheet", "measured", "fitted", "assumed")
 RATE_DTYPES = ("bf16", "fp16", "fp8", "fp4", "int8", "int4", "tf32", "fp32", "fp64")
 
 #: Key of the file -> (field, dimension).
-CHIP_KEYS: dict[str, tuple[str, str]] = {
+Keys = Mapping[str, tuple[str, str]]
+CHIP_KEYS: Keys = {
     "cores": ("cores", "count"),
     "clock": ("clock_hz", "hz"),
     "on_chip_per_core": ("on_chip_bytes_per_core", "bytes"),
@@ -31,13 +32,13 @@ CHIP_KEYS: dict[str, tuple[str, str]] = {
     "price": ("price_usd", "usd"),
     "devices_per_node": ("devices_per_node", "count"),
 }
-LEVEL_KEYS: dict[str, tuple[str, str]] = {
+LEVEL_KEYS: Keys = {
     "capacity": ("capacity_bytes", "bytes"),
     "bandwidth": ("bandwidth_bytes_per_s", "bytes_per_s"),
     "latency": ("latency_s", "s"),
     "energy": ("energy_joules_per_byte", "joules_per_byte"),
 }
-LINK_KEYS: dict[str, tuple[str, str]] = {k: LEVEL_KEYS[k] for k in ("bandwidth", "latency", "energy")}
+LINK_KEYS: Keys = {k: LEVEL_KEYS[k] for k in ("bandwidth", "latency", "energy")}
 RATE_TABLES = {"matrix": "matrix_flops_per_s", "vector": "vector_flops_per_s"}
 LINKS = ("scale_up", "scale_out")
 TEXT_KEYS = ("name", "vendor", "architecture", "aliases", "kind", "source")
@@ -85,9 +86,7 @@ class _Reader:
         self.provenance.append((field, kind, source))
         return number
 
-    def numbers(
-        self, table: Mapping[str, Any], keys: Mapping[str, tuple[str, str]], key: str, field: str
-    ) -> dict[str, Any]:
+    def numbers(self, table: Mapping[str, Any], keys: Keys, key: str, field: str) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for short, (name, dimension) in keys.items():
             if short in table:
@@ -98,8 +97,8 @@ class _Reader:
 def from_dict(data: Mapping[str, Any], where: str = "chip", name: str = "custom") -> Accelerator:
     """The chip a table describes. `where`: how errors name it; `name`: the chip's name if the table has none.
 
-    Needed: one rate under `matrix` or `vector`, and `memory.dram` with capacity and bandwidth. Whatever else is missing is NaN;
-    a missing fp32 matrix rate is the fp32 vector rate, marked as derived. Values may be arrays.
+    Needed: one rate under `matrix` or `vector`, and `memory.dram` with capacity and bandwidth. Whatever else is
+    missing is NaN; a missing fp32 matrix rate is the fp32 vector rate, marked as derived. Values may be arrays.
     Errors: `ValueError`, one line with file, field path, value and expectation.
     """
     top = _Reader(where, "assumed", "unstated").table(data, "", TOP_KEYS)
@@ -176,6 +175,14 @@ def _link(read: _Reader, key: str, table: Any) -> Link:
     )
 
 
+def dimension_of(path: str) -> str:
+    """The dimension (a key of `quantities.UNITS`) of the number at dotted `path` of a chip."""
+    table, _, last = path.rpartition(".")
+    if table in RATE_TABLES.values():
+        return "flops_per_s"
+    return {field: dimension for field, dimension in (*CHIP_KEYS.values(), *LEVEL_KEYS.values())}[last]
+
+
 def dump(chip: Accelerator) -> str:
     """The chip as TOML text that `load` reads back to the same chip (unknown numbers are left out).
 
@@ -212,9 +219,7 @@ def _section(title: str, words: list[str], numbers: list[str], *, keep: bool = F
     return ["", f"[{title}]", *words, *numbers] if words or numbers or keep else []
 
 
-def _numbers(
-    chip: Accelerator, keys: Mapping[str, tuple[str, str]], prefix: str, default: tuple[str, str]
-) -> list[str]:
+def _numbers(chip: Accelerator, keys: Keys, prefix: str, default: tuple[str, str]) -> list[str]:
     lines = []
     for key, (field, dimension) in keys.items():
         value = float(get_path(chip, prefix + field))

@@ -22,7 +22,8 @@ TOPOLOGIES = ("ring", "fully_connected", "switch")
 class Dimension:
     """One dimension of a topology: `size` members wired as `kind` ring | fully_connected | switch by `link`.
 
-    `link.bandwidth_bytes_per_s` is what one member sends into this dimension, all of its wires of the dimension together.
+    `link.bandwidth_bytes_per_s` is what one member sends into this dimension, all of its wires of the dimension
+    together.
     Errors: `ValueError` for an unknown `kind`.
     """
 
@@ -91,7 +92,8 @@ class Cluster:
 
 
 def node_of(accelerator: Accelerator, devices: Array | None = None) -> Node:
-    """The usual node of a chip: one dimension of its scale-up link over `devices` (default: its `devices_per_node`) chips.
+    """The usual node of a chip: one dimension of its scale-up link over `devices` (default: its `devices_per_node`)
+    chips.
 
     Errors: `ValueError` if `devices` is not positive, or not given and unknown for the chip.
     """
@@ -102,7 +104,9 @@ def node_of(accelerator: Accelerator, devices: Array | None = None) -> Node:
 
 
 def cluster_of(accelerator: Accelerator, nodes: Array = 1, devices_per_node: Array | None = None) -> Cluster:
-    """`nodes` usual nodes of a chip behind one scale-out dimension of the chip's scale-out link. Errors as `node_of`."""
+    """`nodes` usual nodes of a chip behind one scale-out dimension of the chip's scale-out link. Errors as
+    `node_of`.
+    """
     size = parse_quantity(nodes, "count", "nodes")
     link = accelerator.scale_out
     dimension = Dimension(kind=link.topology, size=size, link=link)

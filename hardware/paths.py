@@ -1,6 +1,7 @@
 """Dotted paths into descriptions: `memory.dram.bandwidth_bytes_per_s`, `matrix_flops_per_s.bf16`, `scale_up.latency_s`.
 
-A path walks dataclass fields, dictionary keys and the names (or indices) of tuple elements. Sweeps bind parameters by path.
+A path walks dataclass fields, dictionary keys and the names (or indices) of tuple elements. Sweeps bind parameters by
+path.
 """
 
 from collections.abc import Mapping

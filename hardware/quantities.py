@@ -1,7 +1,7 @@
 """Human units at the edge: "3.35 TB/s", "141 GiB", "989 TFLOP/s", "1.83 GHz" to plain SI numbers and back.
 
-Decimal prefixes are powers of ten, `Ki`, `Mi`, `Gi`, `Ti` powers of two; the arithmetic is decimal, so that what is written
-is what is read. A number without unit is in the SI unit of its dimension.
+Decimal prefixes are powers of ten, `Ki`, `Mi`, `Gi`, `Ti` powers of two; the arithmetic is decimal, so that what is
+written is what is read. A number without unit is in the SI unit of its dimension.
 """
 
 import math
@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.core import Tracer
 
 PREFIXES: dict[str, Decimal] = {
     "": Decimal(1),
@@ -72,7 +73,7 @@ def parse_quantity(value: Any, dimension: str, path: str) -> Any:
         raise ValueError(f"{path}: {_short(value)}; {expected}")
     if isinstance(value, str):
         value = _parse_text(value, dimension, path, expected)
-    if isinstance(value, jax.core.Tracer):
+    if isinstance(value, Tracer):
         return value
     try:
         number = value if isinstance(value, jax.Array) else np.asarray(value, dtype=float)

@@ -1,4 +1,6 @@
-"""Which chips are known, and how a name, a file or a dict becomes one. An unknown name is an error, never another chip."""
+"""Which chips are known, and how a name, a file or a dict becomes one. An unknown name is an error, never another
+chip.
+"""
 
 import tomllib
 from collections.abc import Mapping
@@ -51,10 +53,11 @@ def aliases() -> dict[str, str]:
 
 
 def load(device: str | Path | Mapping[str, Any] | Accelerator) -> Accelerator:
-    """The chip that `device` is: a name or alias (case does not matter), a path to a TOML file, a dict, or a chip itself.
+    """The chip that `device` is: a name or alias (case does not matter), a path to a TOML file, a dict, or a chip
+    itself.
 
-    Text that ends in `.toml` or contains a path separator is a path. Errors: `ValueError` in one line: an unknown name with the
-    nearest known one; a file or dict with field path, value and expectation.
+    Text that ends in `.toml` or contains a path separator is a path. Errors: `ValueError` in one line: an unknown name
+    with the nearest known one; a file or dict with field path, value and expectation.
     """
     if isinstance(device, Accelerator):
         return device
