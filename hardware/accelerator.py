@@ -95,10 +95,10 @@ class Accelerator:
         return self.memory[0]
 
     def origin(self, path: str) -> tuple[str, str]:
-        """(kind, source) of the number at dotted `path`; ("assumed", "unstated") where nobody said."""
+        """(kind, source) of the number at `path` or of the part it is in; ("assumed", "unstated") if nobody said."""
         get_path(self, path)
-        found = [(kind, source) for where, kind, source in self.provenance if where == path]
-        return found[-1] if found else ("assumed", "unstated")
+        found = [entry for entry in self.provenance if path == entry[0] or path.startswith(entry[0] + ".")]
+        return max(found, key=lambda entry: len(entry[0]))[1:] if found else ("assumed", "unstated")
 
     def replace(self, changes: Mapping[str, Any] | None = None, /, **fields_: Any) -> "Accelerator":
         """A copy with fields replaced, by name or by dotted path: `chip.replace({"memory.dram.latency_s": 4e-7},

@@ -151,7 +151,7 @@ def _memory(read: _Reader, table: Any) -> tuple[MemoryLevel, ...]:
         raise read.fail("memory.dram", f"missing{hint}; expected capacity and bandwidth of the farthest memory")
     levels = []
     for name in ("dram", *(key for key in table if key != "dram")):
-        if not isinstance(name, str) or not name.replace("_", "").isalnum():
+        if not isinstance(name, str) or not (name.isascii() and name.replace("_", "").isalnum()):
             raise read.fail(f"memory.{name}", "expected a level name of letters, digits and underscores")
         level = read.table(table[name], f"memory.{name}", tuple(LEVEL_KEYS))
         values = read.numbers(level, LEVEL_KEYS, f"memory.{name}.", f"memory.{name}.")

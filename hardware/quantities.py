@@ -123,7 +123,7 @@ def format_quantity(value: float, dimension: str, *, digits: int | None = None, 
     text = f"{scaled:.{digits}g}" if digits else f"{scaled.normalize():f}"
     if digits and "e" in text:
         text = f"{float(text):g}"
-    if digits is None and float(Decimal(text) * PREFIXES[prefix]) != value:
+    if digits is None and (len(text) > 40 or float(Decimal(text) * PREFIXES[prefix]) != value):
         text, prefix = repr(float(value)), ""
     return f"{text} {prefix}{unit}"
 

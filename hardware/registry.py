@@ -19,8 +19,9 @@ MAX_FILE_BYTES = 1 << 20
 _FOLDER = files("hardware").joinpath("catalogue")
 
 
-def _entries() -> list[str]:
-    return sorted(e.name.removesuffix(".toml") for e in _FOLDER.iterdir() if e.name.endswith(".toml"))
+@cache
+def _entries() -> tuple[str, ...]:
+    return tuple(sorted(e.name.removesuffix(".toml") for e in _FOLDER.iterdir() if e.name.endswith(".toml")))
 
 
 @cache
@@ -44,7 +45,7 @@ def _by_name() -> dict[str, str]:
 
 def names() -> list[str]:
     """Names of the chips in the catalogue, sorted."""
-    return _entries()
+    return list(_entries())
 
 
 def aliases() -> dict[str, str]:

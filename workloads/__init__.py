@@ -4,6 +4,8 @@ What may live here: shapes, formats and readers of model descriptions. What may 
 """
 
 from workloads.batch import Batch, DecodeGroup, PrefillGroup
+from workloads.huggingface import read_config, read_config_file
+from workloads.image_model import ImageModel
 from workloads.layers import (
     FeedForward,
     GatedDeltaNet,
@@ -13,6 +15,7 @@ from workloads.layers import (
     LayerGroup,
     MixtureOfExperts,
 )
+from workloads.load import Model, load, model_names
 from workloads.memory import MemoryUse
 from workloads.operator_table import Entry, OperatorGroup, OperatorTable, operator_table
 from workloads.operators import *  # noqa: F403
@@ -40,5 +43,11 @@ __all__ = [
     "PrefillGroup",
     "Quantisation",
     "TransformerModel",
+    "ImageModel",
+    "Model",
+    "load",
+    "model_names",
+    "read_config",
+    "read_config_file",
     "operator_table",
 ]

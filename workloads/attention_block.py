@@ -1,4 +1,5 @@
-"""Operators of one attention block on one device: projections, norms, rotary embedding, cache write, attention, output."""
+"""Operators of one attention block on one device: projections, norms, rotary embedding, cache write, attention,
+output."""
 
 from workloads.batch import DecodeGroup, PrefillGroup
 from workloads.layers import AttentionSpec, GatedDeltaNet, GroupedQueryAttention, LatentAttention
@@ -23,7 +24,7 @@ def _grouped_query(ctx: PassContext, spec: GroupedQueryAttention, count: int, la
     keys = kv_heads * (2 if spec.value_projection else 1)
     entries = ctx.quantise("qkv_quantise", t, ctx.hidden, "attention", count, layers)
     entries.append(Entry("qkv_proj", ctx.gemm(t, (queries + keys) * d, ctx.hidden, "attention"), count, layers))
-    if spec.qk_norm == "head":
+    if spec.qk_norm in ("head", "unit"):
         entries.append(ctx.normalise("qk_norm", t * (heads + kv_heads), d, 0, count, layers))
     elif spec.qk_norm == "full":
         entries.append(ctx.normalise("q_norm", t, heads * d, 0, count, layers))

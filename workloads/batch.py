@@ -37,7 +37,8 @@ class DecodeGroup:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Batch:
-    """One forward pass: prefill groups and decode groups. Every number may be an array; all of them broadcast together."""
+    """One forward pass: prefill groups and decode groups. Every number may be an array; all of them broadcast
+    together."""
 
     prefill: tuple[PrefillGroup, ...] = ()
     decode: tuple[DecodeGroup, ...] = ()
@@ -46,8 +47,8 @@ class Batch:
     def of(cls, prefill: Iterable[Any] = (), decode: Iterable[Any] = ()) -> "Batch":
         """A batch from one entry per request; equal requests are merged.
 
-        `prefill`: prompt lengths, or pairs (new tokens, cached prefix tokens). `decode`: context lengths. Plain numbers only.
-        Raises `ValueError` for negative or non-numeric lengths and for prompts without tokens.
+        `prefill`: prompt lengths, or pairs (new tokens, cached prefix tokens). `decode`: context lengths. Plain
+        numbers only. Raises `ValueError` for negative or non-numeric lengths and for prompts without tokens.
         """
         pairs = []
         for index, entry in enumerate(prefill):

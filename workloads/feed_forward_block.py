@@ -108,7 +108,8 @@ def _grouped(ctx: PassContext, spec: MixtureOfExperts, tokens: Array, local: Arr
 def _all_to_all(
     ctx: PassContext, spec: MixtureOfExperts, name: str, own: Array, count: int, layers: str
 ) -> list[Entry]:
-    """Dispatch in the experts' compute format, combine in the model's; one copy per routed expert (no de-duplication)."""
+    """Dispatch in the experts' compute format, combine in the model's; one copy per routed expert (no
+    de-duplication)."""
     p = ctx.parallelism
     xp = namespace(p)
     dtype = ctx.quantisation.compute_dtype("experts", ctx.dtype) if name == "dispatch" else ctx.dtype

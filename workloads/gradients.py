@@ -23,9 +23,9 @@ _CONJUGATE = {"all_gather": "reduce_scatter", "reduce_scatter": "all_gather"}
 def backward_entries(forward: list[Entry]) -> list[Entry]:
     """Gradient operators of `forward`, each as often as its original.
 
-    A product gives an input-gradient and a weight-gradient product of the same FLOPs; attention its 2.5 x gradient kernel; a
-    recurrent scan two passes of the same size; collectives their conjugates; memory-bound operators one pass that reads the saved inputs
-    and the output gradient and writes the input gradients.
+    A product gives an input-gradient and a weight-gradient product of the same FLOPs; attention its 2.5 x gradient
+    kernel; a recurrent scan two passes of the same size; collectives their conjugates; memory-bound operators one
+    pass that reads the saved inputs and the output gradient and writes the input gradients.
     """
     return [gradient for entry in forward for gradient in _backward(entry)]
 
@@ -37,7 +37,8 @@ def _backward(entry: Entry) -> list[Entry]:
         weights = replace(op, m=op.k, n=op.n, k=op.m, weight_dtype=op.dtype)
         return [Entry(f"{name}.dgrad", inputs, count, layers), Entry(f"{name}.wgrad", weights, count, layers)]
     if isinstance(op, GroupedGemm):
-        # the weight gradient reads rows and output gradients and writes one gradient per expert hit: the same bytes, other way round
+        # the weight gradient reads rows and output gradients and writes one gradient per expert hit: the same bytes,
+        # other way round
         return [
             Entry(f"{name}.dgrad", replace(op, n=op.k, k=op.n), count, layers),
             Entry(f"{name}.wgrad", op, count, layers),

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 class GroupedQueryAttention:
     """Softmax attention with `heads` query heads sharing `kv_heads` key/value heads (MHA: equal; MQA: one).
 
-    `window`: most positions a query sees (0 = all); `window_kind` "sliding" or "chunk" (positions since the last multiple of
-    `window`). `rotary_dim`: rotated part of a head (0 = none). `qk_norm`: "", "head" (per head) or "full" (over all heads).
-    `output_gate`: queries come with an equally wide gate. `value_projection` False: values are the unrotated keys.
+    `window`: most positions a query sees (0 = all); `window_kind` "sliding" or "chunk" (positions since the last
+    multiple of `window`). `rotary_dim`: rotated part of a head (0 = none). `qk_norm`: "", "head" (per head) or
+    "full" (over all heads). `output_gate`: queries come with an equally wide gate. `value_projection` False: values
+    are the unrotated keys.
     """
 
     heads: int
@@ -28,7 +29,8 @@ class GroupedQueryAttention:
 
 @dataclass(frozen=True, kw_only=True)
 class Indexer:
-    """Lightning indexer of DeepSeek sparse attention: `heads` small heads score all keys, the best `top_k` are attended."""
+    """Lightning indexer of DeepSeek sparse attention: `heads` small heads score all keys, the best `top_k` are
+    attended."""
 
     heads: int
     head_dim: int
@@ -37,8 +39,8 @@ class Indexer:
 
 @dataclass(frozen=True, kw_only=True)
 class LatentAttention:
-    """Multi-head latent attention (DeepSeek-V2 MLA): keys and values are expanded from a cached latent of `kv_rank` plus a
-    rotary key of `rope_dim` shared by all heads. `query_rank` 0: queries are projected directly."""
+    """Multi-head latent attention (DeepSeek-V2 MLA): keys and values are expanded from a cached latent of `kv_rank`
+    plus a rotary key of `rope_dim` shared by all heads. `query_rank` 0: queries are projected directly."""
 
     heads: int
     query_rank: int
@@ -51,7 +53,8 @@ class LatentAttention:
 
 @dataclass(frozen=True, kw_only=True)
 class GatedDeltaNet:
-    """Linear attention with the gated delta rule (Qwen3-Next): a short convolution, then a key_dim x value_dim state per head."""
+    """Linear attention with the gated delta rule (Qwen3-Next): a short convolution, then a key_dim x value_dim state
+    per head."""
 
     key_heads: int
     value_heads: int
@@ -73,7 +76,8 @@ class FeedForward:
 
 @dataclass(frozen=True, kw_only=True)
 class MixtureOfExperts:
-    """`experts` feed-forward networks of `width`, `top_k` of them per token, plus shared experts of `shared_width` in all.
+    """`experts` feed-forward networks of `width`, `top_k` of them per token, plus shared experts of `shared_width`
+    in all.
 
     `shared_gate`: a scalar gate on the shared expert. `router_bias`: one bias per expert. `bias`: experts carry biases.
     """

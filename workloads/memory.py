@@ -14,8 +14,9 @@ if TYPE_CHECKING:
 
 
 class MemoryUse(NamedTuple):
-    """Bytes on the fullest device, by use. Arrays of the broadcast shape. Excludes: runtime context, communication buffers,
-    allocator fragmentation, captured graphs (about 1-3 GB on current GPUs; keep them out of the capacity you compare with)."""
+    """Bytes on the fullest device, by use. Arrays of the broadcast shape. Excludes: runtime context, communication
+    buffers, allocator fragmentation, captured graphs (about 1-3 GB on current GPUs; keep them out of the capacity
+    you compare with)."""
 
     weights_bytes: Array
     kv_bytes: Array = 0.0
@@ -59,8 +60,8 @@ def kv_bytes_per_token(model: "TransformerModel", kv_dtype: str = "") -> float:
 
 
 def request_cache_bytes(model: "TransformerModel", tokens: Array, tp: Array = 1, kv_dtype: str = "") -> Array:
-    """Cache bytes of one request of `tokens` on one device, all layers: windows limit what is kept; heads divide by tp, down to
-    one per device; a latent cache is replicated. [...]"""
+    """Cache bytes of one request of `tokens` on one device, all layers: windows limit what is kept; heads divide by
+    tp, down to one per device; a latent cache is replicated. [...]"""
     xp = namespace(tokens, tp)
     size = element_bytes(kv_dtype or model.dtype)
     total = 0.0 * xp.asarray(tokens)
@@ -90,8 +91,9 @@ def request_state_bytes(model: "TransformerModel", tp: Array = 1) -> Array:
 def inference_memory(
     model: "TransformerModel", batch: Batch, parallelism: Parallelism, *, kv_dtype: str = ""
 ) -> MemoryUse:
-    """Bytes on the fullest device while serving `batch` (whole deployment): weights, cache of all its requests, the widest
-    moment of one layer's activations, fp32 logits. Embedding and head on the end stages; layers rounded up per stage. [...]"""
+    """Bytes on the fullest device while serving `batch` (whole deployment): weights, cache of all its requests, the
+    widest moment of one layer's activations, fp32 logits. Embedding and head on the end stages; layers rounded up
+    per stage. [...]"""
     p = parallelism
     xp = namespace(p, batch)
     share = batch.share(p.dp)
@@ -156,13 +158,14 @@ def training_memory(
     gradient_dtype: str = "fp32",
     flash_attention: bool = True,
 ) -> MemoryUse:
-    """Bytes on the first pipeline stage while training with Adam: weights, gradients, fp32 master weight and two moments (divided
-    by dp with a distributed optimiser), and what the backward pass needs of min(pp, microbatches) microbatches in flight.
+    """Bytes on the first pipeline stage while training with Adam: weights, gradients, fp32 master weight and two
+    moments (divided by dp with a distributed optimiser), and what the backward pass needs of min(pp, microbatches)
+    microbatches in flight.
 
-    Per layer and token: two normalisation inputs and outputs, projection outputs, attention output, feed-forward inner tensors;
-    without `flash_attention`, also two score matrices per head (one recomputed under "selective"). "full" keeps each layer's
-    input and one layer's inner tensors. Source: Korthikanti et al., Reducing Activation Recomputation, 2022, sec. 4 (dropout masks
-    left out). [...]
+    Per layer and token: two normalisation inputs and outputs, projection outputs, attention output, feed-forward
+    inner tensors; without `flash_attention`, also two score matrices per head (one recomputed under "selective").
+    "full" keeps each layer's input and one layer's inner tensors. Source: Korthikanti et al., Reducing Activation
+    Recomputation, 2022, sec. 4 (dropout masks left out). [...]
     """
     p = parallelism
     xp = namespace(p, sequences, seq_len, microbatches)

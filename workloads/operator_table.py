@@ -25,8 +25,9 @@ class Entry(NamedTuple):
 class OperatorGroup:
     """Operators of one kind and dtype as ONE operator pytree.
 
-    Every array field of `operator` and `count` have a leading axis over the distinct operators; the remaining axes broadcast
-    over configurations (1 where a field does not depend on the configuration). `names` and `layers` label the leading axis.
+    Every array field of `operator` and `count` have a leading axis over the distinct operators; the remaining axes
+    broadcast over configurations (1 where a field does not depend on the configuration). `names` and `layers` label
+    the leading axis.
     """
 
     operator: Operator
@@ -48,8 +49,9 @@ class OperatorGroup:
 class OperatorTable:
     """What one device executes in a phase. `count` is how often an operator runs; identical operators are merged.
 
-    `divisible`: bool array over configurations; where it is False a shape does not divide by its degree of parallelism, the
-    numbers have no meaning and every time derived from them must be NaN. `notes`: what the numbers include and exclude.
+    `divisible`: bool array over configurations; where it is False a shape does not divide by its degree of
+    parallelism, the numbers have no meaning and every time derived from them must be NaN. `notes`: what the numbers
+    include and exclude.
     """
 
     groups: tuple[OperatorGroup, ...]
@@ -64,7 +66,8 @@ class OperatorTable:
         return sum(len(group) for group in self.groups)
 
     def total(self, attribute: str, kinds: Iterable[str] | None = None) -> Array:
-        """Sum of `count * attribute` ("flops", "bytes") over all operators, or those of `kinds`; [...] over configurations."""
+        """Sum of `count * attribute` ("flops", "bytes") over all operators, or those of `kinds`; [...] over
+        configurations."""
         wanted = None if kinds is None else set(kinds)
         total = 0.0
         for group in self.groups:
@@ -102,7 +105,8 @@ class OperatorTable:
         return OperatorTable(groups=groups, divisible=self.divisible, notes=self.notes)
 
     def to_frame(self) -> Any:
-        """A pandas frame, one row per operator: name, layers, kind, dtype, count, flops, bytes (of one run, first configuration)."""
+        """A pandas frame, one row per operator: name, layers, kind, dtype, count, flops, bytes (of one run, first
+        configuration)."""
         import pandas as pd
 
         first = lambda value: float(np.ravel(np.asarray(value))[0])  # noqa: E731

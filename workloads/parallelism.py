@@ -17,9 +17,9 @@ class Parallelism:
 
     tp: tensor parallelism of attention, dense FFNs, embedding and lm_head (Megatron: columns, then rows).
     pp: pipeline stages. dp: data-parallel ranks, each with its own requests (attention-DP in serving).
-    ep: expert parallelism. ep <= tp: the experts of one tensor-parallel group are dealt to ep sub-groups (and each expert split
-    over tp / ep devices); tokens are already on every device, so no all-to-all. ep > tp: the group spans ep / tp data-parallel
-    ranks, experts are whole, and tokens travel by all-to-all dispatch and combine.
+    ep: expert parallelism. ep <= tp: the experts of one tensor-parallel group are dealt to ep sub-groups (and each
+    expert split over tp / ep devices); tokens are already on every device, so no all-to-all. ep > tp: the group
+    spans ep / tp data-parallel ranks, experts are whole, and tokens travel by all-to-all dispatch and combine.
     sequence_parallel: reduce-scatter + all-gather instead of all-reduce; norms on 1 / tp of the tokens.
     *_scope: "scale_up" or "scale_out", the network a collective runs on.
     """
@@ -69,6 +69,17 @@ class Parallelism:
 
 def can_exceed(value: Array, limit: Any) -> bool:
     """Whether `value > limit` anywhere; always true for a traced value, whose number is not known yet."""
-    if isinstance(value, jax.core.Tracer) or isinstance(limit, jax.core.Tracer):
+    if _traced(value) or _traced(limit):
         return True
     return bool(np.any(np.asarray(value) > np.asarray(limit)))
+
+
+def _traced(value: Array) -> bool:
+    """Whether `value` is a JAX tracer, that is an array without a concrete number."""
+    if not isinstance(value, jax.Array):
+        return False
+    try:
+        np.asarray(value)
+    except jax.errors.TracerArrayConversionError:
+        return True
+    return False

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from workloads.dtypes import element_bytes
+from workloads.dtypes import weight_element_bytes
 from workloads.layers import AttentionSpec, FeedForwardSpec, GatedDeltaNet, GroupedQueryAttention, MixtureOfExperts
 from workloads.numeric import Array, namespace
 from workloads.parallelism import Parallelism
@@ -12,8 +12,9 @@ if TYPE_CHECKING:
 
 
 class Weight(NamedTuple):
-    """One weight tensor (or several alike). `part` chooses its number format ("" = the model's dtype); `sharding` says how it is
-    split: "tp", "kv" (tp, but no thinner than one head), "replicated", "expert", "shared" (tp, whole when tokens dispatch)."""
+    """One weight tensor (or several alike). `part` chooses its number format ("" = the model's dtype); `sharding`
+    says how it is split: "tp", "kv" (tp, but no thinner than one head), "replicated", "expert", "shared" (tp, whole
+    when tokens dispatch)."""
 
     name: str
     parameters: int
@@ -125,7 +126,8 @@ def active_parameter_count(model: "TransformerModel") -> int:
 
 
 def mtp_parameter_count(model: "TransformerModel") -> int:
-    """Parameters of multi-token-prediction modules: each a copy of the last layer, a 2 hidden x hidden projection and 3 norms."""
+    """Parameters of multi-token-prediction modules: each a copy of the last layer, a 2 hidden x hidden projection
+    and 3 norms."""
     if not model.mtp_layers:
         return 0
     hidden = model.hidden_size
@@ -137,7 +139,7 @@ def mtp_parameter_count(model: "TransformerModel") -> int:
 def stored_bytes(model: "TransformerModel", weight: Weight) -> float:
     """Bytes of `weight` in its storage format."""
     dtype = model.quantisation.weight_dtype(weight.part, model.dtype) if weight.part else model.dtype
-    return weight.parameters * element_bytes(dtype)
+    return weight.parameters * weight_element_bytes(dtype)
 
 
 def weight_bytes(model: "TransformerModel") -> float:
@@ -161,7 +163,8 @@ def device_fraction(weight: Weight, parallelism: Parallelism) -> Array:
 
 
 def device_weights(model: "TransformerModel", parallelism: Parallelism, per_parameter: bool = False) -> Array:
-    """Weight bytes (or parameters) on the fullest device: ceil(layers / pp) mean layers, embedding and lm_head of an end stage.
+    """Weight bytes (or parameters) on the fullest device: ceil(layers / pp) mean layers, embedding and lm_head of an
+    end stage.
 
     With pp = 1 it is exact. With pp > 1 embedding and lm_head sit on different stages; the larger is counted. [...]
     """

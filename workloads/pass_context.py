@@ -1,5 +1,6 @@
 """What the builders of a layer's operators share: token counts on one device, degrees, formats."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from workloads.batch import Batch
@@ -30,7 +31,8 @@ class PassContext(NamedTuple):
 
     @property
     def norm_rows(self) -> Array:
-        """Rows of a normalisation over the hidden dimension (1 / tp of the tokens under sequence parallelism), [...]."""
+        """Rows of a normalisation over the hidden dimension (1 / tp of the tokens under sequence parallelism),
+        [...]."""
         return self.tokens / self.parallelism.tp if self.parallelism.sequence_parallel else self.tokens
 
     def gemm(self, m: Array, n: Array, k: Array, part: str, batch: Array = 1) -> Gemm:
@@ -65,7 +67,8 @@ class PassContext(NamedTuple):
         return [Entry(name, operator, count if _is_plain(ranks) else count * _active(ranks), layers)]
 
     def tensor_parallel_sum(self, name: str, count: Array, layers: str) -> list[Entry]:
-        """The all-reduce after a row-parallel product, or its reduce-scatter + all-gather under sequence parallelism."""
+        """The all-reduce after a row-parallel product, or its reduce-scatter + all-gather under sequence
+        parallelism."""
         p = self.parallelism
         payload = self.tokens * (self.hidden * element_bytes(self.dtype))
         ops = ("reduce_scatter", "all_gather") if p.sequence_parallel else ("all_reduce",)
@@ -97,7 +100,7 @@ def present(count: Array, amount: Array) -> Array:
     return count * xp.where(xp.asarray(amount) > 0, 1, 0)
 
 
-def operator_entries(pairs: list[tuple[str, Operator]], count: Array, layers: str) -> list[Entry]:
+def operator_entries(pairs: Sequence[tuple[str, Operator]], count: Array, layers: str) -> list[Entry]:
     """Entries for (name, operator) pairs that all run `count` times."""
     return [Entry(name, operator, count, layers) for name, operator in pairs]
 

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 NOTES = (
     "one device, all pipeline stages in turn: the sum is the latency of one pass, 1 / pp of it is a stage's mean",
-    "includes projections, attention, norms, activations, cache writes, dynamic quantisation, lm_head for rows that need logits, "
-    "and the collectives of tp, pp and ep",
+    "includes projections, attention, norms, activations, cache writes, dynamic quantisation, "
+    "lm_head for rows that need logits, and the collectives of tp, pp and ep",
     "excludes sampling, tokenisation, expert permutation, biases and other epilogues (fused), host work and "
     "multi-token-prediction layers",
 )
@@ -28,12 +28,14 @@ NOTES = (
 def phase_table(
     model: "TransformerModel", batch: Batch, parallelism: Parallelism, *, kv_dtype: str = ""
 ) -> OperatorTable:
-    """What one device executes for one pass over `batch` (the whole deployment's; split over dp ranks, see `Batch.share`).
+    """What one device executes for one pass over `batch` (the whole deployment's; split over dp ranks, see
+    `Batch.share`).
 
-    Kernels are fused as vLLM and TensorRT-LLM fuse them: one QKV product, one gate-and-up product, add + norm, activation x gate.
-    Grouped-query attention with tp > kv_heads replicates heads. Multi-head latent attention is expanded in prefill and absorbed in
-    decode. All decode groups are one attention kernel. Batch numbers and degrees may be arrays and broadcast;
-    `divisible` of the result is False where a shape does not divide. `kv_dtype`: format of the cache ("" = the model's dtype).
+    Kernels are fused as vLLM and TensorRT-LLM fuse them: one QKV product, one gate-and-up product, add + norm,
+    activation x gate. Grouped-query attention with tp > kv_heads replicates heads. Multi-head latent attention is
+    expanded in prefill and absorbed in decode. All decode groups are one attention kernel. Batch numbers and degrees
+    may be arrays and broadcast; `divisible` of the result is False where a shape does not divide. `kv_dtype`: format
+    of the cache ("" = the model's dtype).
     """
     ctx = context(model, batch, parallelism, kv_dtype)
     entries = embedding_entries(model, ctx) + layer_entries(model, ctx) + head_entries(model, ctx, ctx.batch.logit_rows)
@@ -64,13 +66,11 @@ def layer_entries(model: "TransformerModel", ctx: PassContext) -> list[Entry]:
     for group in model.layers:
         attention.setdefault(group.attention, []).extend(group.indices)
         feed_forward.setdefault(group.feed_forward, []).extend(group.indices)
-    entries = []
-    for residual, norms in (
-        (1, sum(min(g.norms, 2) * g.count for g in model.layers)),
-        (0, sum(max(g.norms - 2, 0) * g.count for g in model.layers)),
-    ):
-        if norms:
-            entries.append(ctx.normalise("norm", ctx.norm_rows, ctx.hidden, residual, norms, "all"))
+    fused = sum(min(group.norms, 2) * group.count for group in model.layers)
+    single = sum(max(group.norms - 2, 0) * group.count for group in model.layers)
+    entries = [ctx.normalise("norm", ctx.norm_rows, ctx.hidden, 1, fused, "all")]
+    if single:
+        entries.append(ctx.normalise("norm", ctx.norm_rows, ctx.hidden, 0, single, "all"))
     for spec, indices in attention.items():
         entries += attention_entries(ctx, spec, len(indices), label(tuple(indices)))
     for spec, indices in feed_forward.items():
@@ -122,7 +122,8 @@ def head_entries(model: "TransformerModel", ctx: PassContext, rows: Array) -> li
 
 
 def pipeline_entries(model: "TransformerModel", ctx: PassContext) -> list[Entry]:
-    """Hidden states passed between stages: pp - 1 sends, each device its own copy (1 / tp under sequence parallelism)."""
+    """Hidden states passed between stages: pp - 1 sends, each device its own copy (1 / tp under sequence
+    parallelism)."""
     p = ctx.parallelism
     if not can_exceed(p.pp, 1):
         return []

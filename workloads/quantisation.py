@@ -15,8 +15,9 @@ WEIGHT_ONLY = ("mxfp4", "int4", "int8_weight")
 class Quantisation:
     """Storage format of the weights of each part; an empty string means the model's own dtype.
 
-    Formats in `WEIGHT_ONLY` compute in the model's dtype; all others (fp8, fp8_block, nvfp4, int8) compute in their own format
-    and need their input quantised dynamically. Embedding, router, norms and biases always stay in the model's dtype.
+    Formats in `WEIGHT_ONLY` compute in the model's dtype; all others (fp8, fp8_block, nvfp4, int8) compute in their
+    own format and need their input quantised dynamically. Embedding, router, norms and biases always stay in the
+    model's dtype.
     """
 
     attention: str = ""

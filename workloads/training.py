@@ -20,11 +20,11 @@ RECOMPUTE = ("none", "selective", "full")
 OPTIMISERS = {"adamw": (4.0, 3.5, 14.0), "sgd": (2.0, 1.5, 2.0), "momentum": (3.0, 2.5, 4.0)}
 
 NOTES = (
-    "one device, all pipeline stages in turn, all microbatches: 1 / pp of the sum is a stage's mean work; bubbles are not included",
-    "includes forward, input and weight gradients as separate products, recomputation, tensor / expert / pipeline collectives "
+    "one device, all pipeline stages in turn, all microbatches: 1 / pp of the sum is a stage's mean work; no bubbles",
+    "includes forward, input and weight gradients as separate products, recomputation, collectives of tp, ep and pp "
     "both ways, gradient reduction over data-parallel ranks, optimiser update, cross-entropy",
-    "excludes dropout, data loading, checkpoint writing, gradient clipping, the extra all-gather of sequence parallelism's "
-    "weight gradients, expert load-balancing losses",
+    "excludes dropout, data loading, checkpoint writing, gradient clipping, the second all-gather of sequence parallelism "
+    "for weight gradients, expert load-balancing losses",
 )
 
 
@@ -41,12 +41,14 @@ def training_table(
     gradient_dtype: str = "fp32",
     flash_attention: bool = True,
 ) -> OperatorTable:
-    """What one device executes in one step over `sequences` (all ranks) of `seq_len` tokens, in `microbatches` per rank.
+    """What one device executes in one step over `sequences` (all ranks) of `seq_len` tokens, in `microbatches` per
+    rank.
 
-    `recompute`: "selective" runs the attention core again in the backward pass, "full" every layer (Korthikanti et al., 2022).
-    `flash_attention` False spells attention out as two batched products and a softmax. `distributed_optimiser`: gradients are
-    reduce-scattered and weights all-gathered over dp, the update split over dp; otherwise one all-reduce. Names of backward
-    operators end in ".dgrad", ".wgrad" or ".backward", of repeated ones in ".recompute". Raises `ValueError` for unknown options.
+    `recompute`: "selective" runs the attention core again in the backward pass, "full" every layer (Korthikanti et
+    al., 2022). `flash_attention` False spells attention out as two batched products and a softmax.
+    `distributed_optimiser`: gradients are reduce-scattered and weights all-gathered over dp, the update split over
+    dp; otherwise one all-reduce. Names of backward operators end in ".dgrad", ".wgrad" or ".backward", of repeated
+    ones in ".recompute". Raises `ValueError` for unknown options.
     """
     if recompute not in RECOMPUTE:
         raise ValueError(f"recompute: {recompute!r}; expected one of {', '.join(RECOMPUTE)}")

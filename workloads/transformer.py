@@ -1,6 +1,6 @@
 """A transformer: its static structure, from which parameters, bytes and operator tables follow."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from workloads import memory, parameters
@@ -41,7 +41,7 @@ class TransformerModel:
     embedding_width: int = 0
     max_context_tokens: int = 0
     dtype: str = "bf16"
-    quantisation: Quantisation = Quantisation()
+    quantisation: Quantisation = field(default_factory=Quantisation)
     source: str = ""
     notes: tuple[str, ...] = ()
 
@@ -71,7 +71,8 @@ class TransformerModel:
         return parameters.weight_bytes(self)
 
     def kv_bytes_per_token(self, kv_dtype: str = "") -> float:
-        """Cache bytes one more token takes in all layers that cache every token, before any window is full, one copy."""
+        """Cache bytes one more token takes in all layers that cache every token, before any window is full, one
+        copy."""
         return memory.kv_bytes_per_token(self, kv_dtype)
 
     def with_quantisation(self, quantisation: str | Quantisation) -> "TransformerModel":

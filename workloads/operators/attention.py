@@ -13,8 +13,8 @@ def attended_pairs(query_tokens: Array, kv_tokens: Array, window: Array = 0, *, 
     """(query, key) pairs of one head and one sequence: sum over queries i = 1..q of min(prefix + i, window).
 
     The q queries are the last of kv_tokens positions (prefix = kv - q). `window` = most keys one query may see, itself
-    included; 0 is unlimited. Without `causal` every query sees min(kv, window) keys. Arguments broadcast; exact for integers.
-    Check: q = 3, kv = 5, window = 4 gives 3 + 4 + 4 = 11.
+    included; 0 is unlimited. Without `causal` every query sees min(kv, window) keys. Arguments broadcast; exact for
+    integers. Check: q = 3, kv = 5, window = 4 gives 3 + 4 + 4 = 11.
     """
     xp = namespace(query_tokens, kv_tokens, window)
     q, kv = 1.0 * query_tokens, 1.0 * kv_tokens
@@ -29,15 +29,17 @@ def attended_pairs(query_tokens: Array, kv_tokens: Array, window: Array = 0, *, 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, kw_only=True)
 class Attention(Operator):
-    """Fused softmax(Q K^T) V of `sequences` equal requests: prefill, chunked prefill (kv > query) or decode (query = 1).
+    """Fused softmax(Q K^T) V of `sequences` equal requests: prefill, chunked prefill (kv > query) or decode (query =
+    1).
 
-    `kv_tokens` counts the new tokens too. `window`: most keys a query attends to (0 = all); with `sparsity` "window" they
-    are the latest, with "top_k" they are chosen (DeepSeek sparse attention) and, for one query, only they are read.
-    `shared_kv`: V is part of K, stored once (MLA in its absorbed form: kv_heads = 1, head_dim = rank + rope,
-    value_dim = rank). `scores_only`: Q K^T summed over heads into one fp32 score per pair, values unused (the indexer of sparse
-    attention). `backward`: the flash-attention gradient: S recomputed, dV, dP, dQ, dK = 2.5 x the forward work; q, k, v, o and do
-    read, dq, dk, dv written; log-sum-exp rows left out. FLOPs: 2 (head_dim + value_dim) per attended pair and head. Bytes: Q, attended K and V, O once each;
-    K and V in `kv_dtype`. Excludes: projections, RoPE, writing new keys and values (see `Elementwise`, `Gemm`).
+    `kv_tokens` counts the new tokens too. `window`: most keys a query attends to (0 = all); with `sparsity` "window"
+    they are the latest, with "top_k" they are chosen (DeepSeek sparse attention) and, for one query, only they are
+    read. `shared_kv`: V is part of K, stored once (MLA in its absorbed form: kv_heads = 1, head_dim = rank + rope,
+    value_dim = rank). `scores_only`: Q K^T summed over heads into one fp32 score per pair, values unused (the
+    indexer of sparse attention). `backward`: the flash-attention gradient: S recomputed, dV, dP, dQ, dK = 2.5 x the
+    forward work; q, k, v, o and do read, dq, dk, dv written; log-sum-exp rows left out. FLOPs: 2 (head_dim +
+    value_dim) per attended pair and head. Bytes: Q, attended K and V, O once each; K and V in `kv_dtype`. Excludes:
+    projections, RoPE, writing new keys and values (see `Elementwise`, `Gemm`).
     """
 
     sequences: Array
@@ -116,7 +118,8 @@ class Attention(Operator):
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, kw_only=True)
 class LinearAttention(Operator):
-    """Recurrent attention with a matrix state per head (gated delta rule, Mamba-2 / SSM scan): S <- a S + k (v - S^T k)^T.
+    """Recurrent attention with a matrix state per head (gated delta rule, Mamba-2 / SSM scan): S <- a S + k (v - S^T
+    k)^T.
 
     FLOPs per token and head: decay + delta + outer product + read-out = (1 + 2 + 2 + 2) key_dim value_dim = 7 d_k d_v
     (recurrent form; chunked kernels do more arithmetic to use the matrix unit). Bytes: q, k, v, o once; the state

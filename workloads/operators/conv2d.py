@@ -14,8 +14,8 @@ from workloads.operators.operator import Operator, static
 class Conv2d(Operator):
     """out[b, k, p, q] = sum over c, r, s of x[b, c, p stride + r dilation - padding, ...] w[k, c, r, s].
 
-    `groups` = channels gives a depthwise convolution. `padding` = -1 means "same" for stride 1: dilation (kernel - 1) / 2.
-    FLOPs: 2 b k p q (c / groups) r s. Bytes: input, weight and output once each.
+    `groups` = channels gives a depthwise convolution. `padding` = -1 means "same" for stride 1: dilation (kernel -
+    1) / 2. FLOPs: 2 b k p q (c / groups) r s. Bytes: input, weight and output once each.
     """
 
     batch: Array

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import jax
 
-from workloads.dtypes import element_bytes
+from workloads.dtypes import element_bytes, weight_element_bytes
 from workloads.numeric import Array, namespace
 from workloads.operators.operator import Operator, static
 
@@ -14,8 +14,8 @@ from workloads.operators.operator import Operator, static
 class Gemm(Operator):
     """`batch` independent products out[m, n] = A[m, k] @ B[k, n]. `dtype` is what the matrix unit computes in.
 
-    FLOPs: 2 m n k per product. Bytes: A, B and out once each, in `dtype`, `weight_dtype` and `out_dtype` (empty: `dtype`).
-    Excludes: dynamic quantisation of A (see `Quantise`), bias, epilogues.
+    FLOPs: 2 m n k per product. Bytes: A, B and out once each, in `dtype`, `weight_dtype` and `out_dtype` (empty:
+    `dtype`). Excludes: dynamic quantisation of A (see `Quantise`), bias, epilogues.
     """
 
     m: Array
@@ -37,7 +37,7 @@ class Gemm(Operator):
     def reads(self) -> dict[str, Array]:
         return {
             "a": 1.0 * self.batch * self.m * self.k * element_bytes(self.dtype),
-            "b": 1.0 * self.batch * self.k * self.n * element_bytes(self.weight_dtype or self.dtype),
+            "b": 1.0 * self.batch * self.k * self.n * weight_element_bytes(self.weight_dtype or self.dtype),
         }
 
     @property
@@ -89,7 +89,7 @@ class GroupedGemm(Operator):
 
     @property
     def reads(self) -> dict[str, Array]:
-        weight = element_bytes(self.weight_dtype or self.dtype)
+        weight = weight_element_bytes(self.weight_dtype or self.dtype)
         return {
             "a": self.rows * self.k * element_bytes(self.dtype),
             "b": self.active_experts * self.k * self.n * weight,
