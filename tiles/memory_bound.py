@@ -15,13 +15,15 @@ flight)^4). Limits: one row -> launch + one wave latency; infinite rows -> traff
 Hand check: fp32 add of 1e7 elements on 1.555e12 B/s at 0.88 moves 120 MB: 87.7 us + 15 us launch (A100-PCIE: 103 us).
 """
 
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from hardware.accelerator import Accelerator
 from roofline.kernel_time import Bound, KernelTime, kernel_time
 from roofline.relax import Rounding, exact
+from tiles.kernel_families import Chosen, FamilySet, choose, shipped_sets
 from workloads.numeric import Array, namespace
-from workloads.operators import Gather, Normalisation, Operator, Quantise, RotaryEmbedding, Softmax
+from workloads.operators import Elementwise, Gather, Normalisation, Operator, Quantise, RotaryEmbedding, Softmax
 
 #: Sharpness of "several resources at once": 1 adds them, infinity takes the largest.
 NORM = 4.0
@@ -54,6 +56,44 @@ class MemoryBoundConstants(NamedTuple):
     threads_per_core: Array = 2048.0
 
 
+#: Share of DRAM bandwidth a streaming map reaches, per architecture (fp32 maps of 18 to 250 MB; Hopper and newer: quantise).
+DRAM_EFFICIENCY: dict[str, float] = {
+    "Pascal": 0.75,
+    "Volta": 0.92,
+    "Turing": 0.745,
+    "Ampere": 0.885,
+    "Ada": 0.79,
+    "Hopper": 0.91,
+    "Blackwell": 0.9,
+    "Blackwell Ultra": 0.9,
+    "CDNA1": 0.84,
+    "CDNA2": 0.84,
+}
+#: Resident threads of one core where it is not 2048.
+THREADS_PER_CORE: dict[str, float] = {"Turing": 1024.0, "Ada": 1536.0}
+#: Kernels that stand in for one without constants.
+NEAREST_KERNELS: dict[str, tuple[str, ...]] = {
+    "layer_norm": ("rms_norm",),
+    "rms_norm": ("layer_norm",),
+    "softmax": ("layer_norm", "rms_norm"),
+    "silu_mul": ("binary", "unary"),
+    "binary": ("unary",),
+    "unary": ("binary",),
+    "pow": ("unary",),
+    "rotary_embedding": ("unary",),
+    "gather": ("unary",),
+    "quantise": ("unary",),
+    "amax": ("quantise",),
+}
+#: How the kernels of a kind walk their rows; not fitted.
+KERNEL_SHAPE: dict[str, dict[str, float]] = {
+    "layer_norm": {"threads": 128.0, "elements_per_thread": 4.0, "passes": 2.0},
+    "softmax": {"threads": 512.0, "elements_per_thread": 2.0, "passes": 3.0},
+    "rms_norm": {"threads": 1024.0, "elements_per_thread": 1.0},
+    "silu_mul": {"threads": 1024.0, "elements_per_thread": 1.0},
+}
+
+
 class MemoryBoundTerms(NamedTuple):
     """Where the time of a memory-bound kernel goes, every field of the broadcast shape; seconds, bytes, shares."""
 
@@ -68,6 +108,35 @@ class MemoryBoundTerms(NamedTuple):
     reread_share: Array
     dram_bytes: Array
     l2_bytes: Array
+
+
+def memory_bound_kernel(operator: Operator) -> str:
+    """The kernel family that runs `operator`: "unary", "binary", "pow", "silu_mul", "softmax", "rms_norm", ..."""
+    if isinstance(operator, Elementwise):
+        if operator.name in ("pow", "silu_mul"):
+            return operator.name
+        many = namespace(operator.inputs).all(namespace(operator.inputs).asarray(operator.inputs) >= 2)
+        return "binary" if bool(many) else "unary"
+    if isinstance(operator, Normalisation):
+        return "layer_norm" if operator.flavour == "layer" else "rms_norm"
+    return operator.kind
+
+
+def memory_bound_constants(
+    kernel: str, chip: Accelerator, stack: str | None = None, sets: Sequence[FamilySet] | None = None
+) -> tuple[MemoryBoundConstants, Chosen]:
+    """Constants of `kernel` (see `memory_bound_kernel`) for `chip` under `stack`, and where they came from."""
+    available = shipped_sets("memory_bound") if sets is None else sets
+    chosen = choose(available, chip, kernel, stack, nearest_kernels=NEAREST_KERNELS)
+    return constants_with(kernel, chip, chosen.values), chosen
+
+
+def constants_with(kernel: str, chip: Accelerator, values: Mapping[str, Array]) -> MemoryBoundConstants:
+    """`MemoryBoundConstants` from fitted `values`, the shape of the kernel and what is known of the architecture."""
+    own: dict[str, Array] = dict(KERNEL_SHAPE.get(kernel, {}))
+    own["dram_efficiency"] = DRAM_EFFICIENCY.get(chip.architecture, 0.85)
+    own["threads_per_core"] = THREADS_PER_CORE.get(chip.architecture, 2048.0)
+    return MemoryBoundConstants(**own | dict(values))
 
 
 def rows_and_cols(operator: Operator) -> tuple[Array, Array]:
@@ -124,16 +193,19 @@ def memory_bound_terms(
 def memory_bound_time(
     operator: Operator,
     chip: Accelerator,
-    constants: MemoryBoundConstants,
+    constants: MemoryBoundConstants | None = None,
     *,
+    stack: str | None = None,
     rows: Array | None = None,
     rounding: Rounding = exact,
 ) -> KernelTime:
-    """Time of a memory-bound `operator` on `chip`, [...]; arguments broadcast.
+    """Time of a memory-bound `operator` on `chip`, [...]; arguments broadcast. `constants`: default `stack`'s nearest.
 
     Includes: launch, L2 residency, re-reads, per-block latency and its wave quantisation. Excludes: host queueing (see
     `launch`). `memory_s` is the DRAM or L2 time, whichever is longer; `compute_s` the issue or wave time.
     """
+    if constants is None:
+        constants = memory_bound_constants(memory_bound_kernel(operator), chip, stack)[0]
     t = memory_bound_terms(operator, chip, constants, rows=rows, rounding=rounding)
     xp = namespace(t)
     parts = xp.stack([t.dram_s, t.l2_s, t.issue_s, t.wave_s])
