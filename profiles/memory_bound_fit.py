@@ -5,6 +5,7 @@ one and is held near it by a prior. Kernels of one kind share a set (add, mul an
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -75,7 +76,7 @@ class Points(NamedTuple):
 
 
 def operator_of(op: str, dtype: str, rows: Array, cols: Array, models: Sequence[str]) -> tuple[Operator, Array | None]:
-    """The operator that recorded name `op` stands for over `rows` x `cols` [n]; its block rows where a block has a row."""
+    """The operator behind recorded name `op` over `rows` x `cols` [n]; its block rows where each row is a block."""
     kernel = KERNEL_OF[op]
     fmt = "bf16" if kernel in ("quantise", "amax") else canonical_dtype(dtype)
     if kernel in ("quantise", "amax"):
@@ -96,9 +97,9 @@ def operator_of(op: str, dtype: str, rows: Array, cols: Array, models: Sequence[
 
 
 def points_of(frame: Any, most: int = 1200) -> list[tuple[str, str, Points]]:
-    """(kernel, stack, points) of a frame with op, gpu, dtype, sw_version, model, rows, cols, latency_us; at most `most` rows each.
+    """(kernel, stack, points) of a frame with op, gpu, dtype, sw_version, model, rows, cols, latency_us.
 
-    Rows that took no time (a difference of two timings that vanished) carry nothing and are left out.
+    At most `most` rows each. Rows that took no time (a difference of two timings that vanished) are left out.
     """
     frame = frame[(frame.latency_us > 0.0) & frame.op.isin(list(KERNEL_OF))]
     found = []
@@ -117,21 +118,19 @@ def device(gpu: str) -> Accelerator:
     chip = hardware.load(gpu)
     if chip.name != "mi250":
         return chip
-    halves = [
-        m.__class__(name=m.name, capacity_bytes=m.capacity_bytes / 2, bandwidth_bytes_per_s=m.bandwidth_bytes_per_s / 2)
-        for m in chip.memory
-    ]
-    rates = ({k: v / 2 for k, v in table.items()} for table in (chip.matrix_flops_per_s, chip.vector_flops_per_s))
-    matrix, vector = rates
-    return chip.replace(
-        memory=tuple(halves), cores=chip.cores / 2, matrix_flops_per_s=matrix, vector_flops_per_s=vector
+    halves = tuple(
+        replace(level, capacity_bytes=level.capacity_bytes / 2, bandwidth_bytes_per_s=level.bandwidth_bytes_per_s / 2)
+        for level in chip.memory
     )
+    matrix = {name: rate / 2 for name, rate in chip.matrix_flops_per_s.items()}
+    vector = {name: rate / 2 for name, rate in chip.vector_flops_per_s.items()}
+    return chip.replace(memory=halves, cores=chip.cores / 2, matrix_flops_per_s=matrix, vector_flops_per_s=vector)
 
 
-def fit_memory_bound(frame: Any, *, data: str, date: str) -> list[FamilySet]:
-    """Pooled and per-architecture sets of every (kernel, engine) in `frame` (see `points_of`)."""
+def fit_memory_bound(frame: Any, *, data: str, date: str, most: int = 1200) -> list[FamilySet]:
+    """Pooled and per-architecture sets of every (kernel, engine) in `frame` (see `points_of` for `most`)."""
     groups: dict[tuple[str, str], list[tuple[str, Points]]] = {}
-    for kernel, stack, points in points_of(frame):
+    for kernel, stack, points in points_of(frame, most):
         name = stack if not stack.startswith("torch") else "torch-eager"
         groups.setdefault((kernel, name), []).append((stack, points))
     sets = []

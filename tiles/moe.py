@@ -18,31 +18,32 @@ Hand check: H100 bf16, 16 tokens, top 8 of 128, 4096 x 1536: all 128 experts hit
 (measured 1.562 ms).
 """
 
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from hardware.accelerator import Accelerator
 from roofline.kernel_time import Bound, KernelTime, Reason, kernel_time
 from roofline.relax import Rounding, exact
+from tiles.kernel_families import Chosen, FamilySet, choose, shipped_sets
 from tiles.moe_load import ExpertLoad
 from workloads.dtypes import RATE_FORMAT, element_bytes
 from workloads.numeric import Array, namespace
 
 #: Row tiles of grouped kernels; `ExpertLoad.tiles` counts them in this order.
-TILE_M: tuple[float, ...] = (16.0, 32.0, 64.0, 128.0, 256.0)
-#: Column tiles that go with any row tile.
-TILE_N: tuple[float, ...] = (32.0, 64.0, 128.0, 256.0)
+TILE_M: tuple[float, ...] = (16.0, 32.0, 64.0, 128.0)
+#: Candidate tiles: (index into `TILE_M`, columns). The first and (64, 64) are what an untuned Triton kernel uses.
+TILES: tuple[tuple[int, float], ...] = ((0, 32.0), *((i, t_n) for i in range(4) for t_n in (64.0, 128.0, 256.0)))
 NORM = 4.0
 
 
 class MoeConstants(NamedTuple):
     """What a kernel family and an architecture add to the datasheet. Cycles are of the core clock.
 
-    `fixed_s`: launches and routing of one layer; `expert_s`: bookkeeping per local expert; `tensor_efficiency` of the
-    dense peak; `dram_efficiency`; `side_efficiency`: DRAM speed share of permute, activation, unpermute;
-    `port_bytes_per_clock`,
-    `l2_bytes_per_clock` per core; `tile_latency_s` per pass; `residency`: share of L2 that keeps weights between calls;
-    `ragged`: share of the idle tail of the last pass that is really lost; `min_tile_m`, `max_tile_m`: the family's
-    row tiles.
+    `fixed_s`: launches and routing of one layer; `expert_s`: bookkeeping per local expert; `pair_s`: sort per (token,
+    expert) pair; `tensor_efficiency` of the dense peak; `dram_efficiency`; `side_efficiency`: DRAM speed share of
+    permute, activation and unpermute; `port_bytes_per_clock`, `l2_bytes_per_clock` per core; `tile_latency_s` per pass;
+    `residency`: share of L2 that keeps weights between calls; `ragged`: share of the idle tail of the last pass that is
+    really lost; `fixed_tiles`: 1 for an untuned Triton kernel, 0 for the best of all tiles.
     """
 
     fixed_s: Array = 2.5e-5
@@ -55,7 +56,6 @@ class MoeConstants(NamedTuple):
     tile_latency_s: Array = 1.5e-6
     residency: Array = 0.3
     ragged: Array = 0.5
-    max_tile_m: Array = 128.0
     pair_s: Array = 1e-10
     fixed_tiles: Array = 0.0
 
@@ -63,7 +63,6 @@ class MoeConstants(NamedTuple):
 class MoeLayer(NamedTuple):
     """Shapes of a layer: model `hidden`, expert `inter` size *on this rank* (after tensor parallelism), `tokens`
     entering.
-
     `local_experts` held by the rank; `gated`: 1 for up and gate projections, 0 for one projection. Arrays broadcast.
     """
 
@@ -93,6 +92,28 @@ class MoeTerms(NamedTuple):
     resident_share: Array
     dram_bytes: Array
     flops: Array
+
+
+def moe_constants(
+    kernel: str, chip: Accelerator, stack: str | None = None, sets: Sequence[FamilySet] | None = None
+) -> tuple[MoeConstants, Chosen]:
+    """Constants of `kernel` ("<format>/<variant>", say "fp8/cutlass") for `chip` and `stack`, and their origin."""
+    available = shipped_sets("moe") if sets is None else sets
+    nearest = {kernel: nearest_kernels(kernel, tuple(dict.fromkeys(entry.kernel for entry in available)))}
+    chosen = choose(available, chip, kernel, stack, nearest_kernels=nearest)
+    return moe_constants_with(kernel, chosen.values), chosen
+
+
+def moe_constants_with(kernel: str, values: Mapping[str, Array]) -> MoeConstants:
+    """`MoeConstants` from fitted `values`; a Triton kernel keeps its untuned tiles."""
+    return MoeConstants(**{"fixed_tiles": float(kernel.endswith("/triton")), **values})
+
+
+def nearest_kernels(kernel: str, known: tuple[str, ...]) -> tuple[str, ...]:
+    """`known` kernels by likeness to `kernel`: the same format first, then the same variant, then as they come."""
+    fmt, _, variant = kernel.partition("/")
+    rank = {name: (name.split("/")[0] != fmt, not name.endswith("/" + variant)) for name in known}
+    return tuple(sorted((name for name in known if name != kernel), key=lambda name: rank[name]))
 
 
 class GroupedGemmTerms(NamedTuple):
@@ -128,7 +149,7 @@ def grouped_gemm_terms(
     c = constants
     xp = namespace(load, n, k, chip, constants)
     a_bytes, w_bytes, o_bytes = element_bytes(dtype), element_bytes(weight_dtype or dtype), element_bytes(out_dtype)
-    peak = peak_flops(chip, dtype)
+    peak = _peak(chip, dtype)
     n, k = 1.0 * xp.asarray(n), 1.0 * xp.asarray(k)
     weights = load.active * n * k * w_bytes
     cache = chip.level("l2").capacity_bytes
@@ -137,21 +158,21 @@ def grouped_gemm_terms(
     dram = dram_bytes / (chip.dram.bandwidth_bytes_per_s * c.dram_efficiency)
 
     candidates = []
-    for i, t_m in enumerate(TILE_M):
-        for t_n in TILE_N:
-            fits = _offered(t_m, t_n, tokens, local_experts, c)
-            blocks = load.tiles[..., i] * rounding.ceil(n / t_n)
-            x = blocks / chip.cores
-            passes = rounding.maximum(1.0, x + c.ragged * (rounding.ceil(x) - x))
-            operand = k * (t_m * a_bytes + t_n * w_bytes)
-            tensor = passes * 2.0 * t_m * t_n * k / (peak / chip.cores * c.tensor_efficiency)
-            port = passes * operand / (c.port_bytes_per_clock * chip.clock_hz)
-            l2 = blocks * operand / (chip.cores * c.l2_bytes_per_clock * chip.clock_hz)
-            top = xp.maximum(xp.maximum(tensor, port), xp.maximum(l2, dram))
-            norm = (tensor / top) ** NORM + (port / top) ** NORM + (l2 / top) ** NORM + (dram / top) ** NORM
-            total = top * norm ** (1.0 / NORM) + passes * c.tile_latency_s
-            total = xp.where(fits, total, 1e30)
-            candidates.append((total, tensor, port, l2, passes, t_m, t_n))
+    for i, t_n in TILES:
+        t_m = TILE_M[i]
+        fits = _offered(t_m, t_n, tokens, local_experts, c)
+        blocks = load.tiles[..., i] * rounding.ceil(n / t_n)
+        x = blocks / chip.cores
+        passes = rounding.maximum(1.0, x + c.ragged * (rounding.ceil(x) - x))
+        operand = k * (t_m * a_bytes + t_n * w_bytes)
+        tensor = passes * 2.0 * t_m * t_n * k / (peak / chip.cores * c.tensor_efficiency)
+        port = passes * operand / (c.port_bytes_per_clock * chip.clock_hz)
+        l2 = blocks * operand / (chip.cores * c.l2_bytes_per_clock * chip.clock_hz)
+        top = xp.maximum(xp.maximum(tensor, port), xp.maximum(l2, dram))
+        norm = (tensor / top) ** NORM + (port / top) ** NORM + (l2 / top) ** NORM + (dram / top) ** NORM
+        total = top * norm ** (1.0 / NORM) + passes * c.tile_latency_s
+        total = xp.where(fits, total, 1e30)
+        candidates.append((total, tensor, port, l2, passes, t_m, t_n))
     columns = [_stacked(xp, column) for column in zip(*candidates)]
     weights_of = rounding.argmin_weights(columns[0])
     total, tensor, port, l2, passes, t_m, t_n = (rounding.pick(column, weights_of) for column in columns)
@@ -246,15 +267,15 @@ def _stacked(xp, values: tuple[Array, ...]) -> Array:
 
 
 def _offered(t_m: float, t_n: float, tokens: Array, local_experts: Array, c: MoeConstants) -> Array:
-    """Whether a kernel family has this tile: any up to `max_tile_m` when it is tuned, else the untuned Triton default,
-    16 x 32 while tokens <= local experts and 64 x 64 above (t_n = 32 exists only there)."""
+    """Whether a kernel family has this tile: all but t_n = 32 when it is tuned, else the untuned Triton default,
+    16 x 32 while tokens <= local experts and 64 x 64 above."""
     xp = namespace(tokens, local_experts, c)
     few = xp.asarray(tokens) <= local_experts
     default = xp.where(few, (t_m == 16.0) & (t_n == 32.0), (t_m == 64.0) & (t_n == 64.0))
-    return xp.where(c.fixed_tiles > 0.5, default, (t_m <= c.max_tile_m) & (t_n > 32.0))
+    return xp.where(c.fixed_tiles > 0.5, default, t_n > 32.0)
 
 
-def peak_flops(chip: Accelerator, dtype: str) -> Array:
+def _peak(chip: Accelerator, dtype: str) -> Array:
     """Dense matrix peak of `chip` for `dtype`, FLOP/s; NaN if the chip has none."""
     table = chip.matrix_flops_per_s
     return table.get(dtype, table.get(RATE_FORMAT.get(dtype, dtype), float("nan")))
