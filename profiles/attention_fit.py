@@ -1,8 +1,8 @@
-"""Fitting the constants of attention kernels: which kernels a family has, which constants are free, within which bounds.
+"""Fitting the constants of attention kernels: which kernels a family has, which constants are free, within what bounds.
 
-A family (architecture, stack) has a `base` of constants shared by its kernels and, per kernel, the few that differ. All are
-fitted together to a sample of measured rows by robust least squares on ln(predicted / measured) (`profiles.fit`). The kernel
-lists below are what is known of the stacks' dispatchers; adding a kernel is one entry.
+A family (architecture, stack) has a `base` of constants shared by its kernels and, per kernel, the few that differ. All
+are fitted together to a sample of measured rows by robust least squares on ln(predicted / measured) (`profiles.fit`).
+The kernel lists below are what is known of the stacks' dispatchers; adding a kernel is one entry.
 """
 
 from collections.abc import Mapping, Sequence
@@ -46,6 +46,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "half_head_dim": (0.1, 300.0),
     "wide_exponent": (-1.0, 2.0),
     "window_tiles": (0.0, 10.0),
+    "masked_cost": (0.0, 1.0),
     "q_passes": (0.0, 12.0),
     "kv_passes": (0.0, 12.0),
     "token_s": (0.001e-9, 10e-9),
@@ -61,6 +62,7 @@ PREFILL_BASE = (
 )  # fmt: skip
 FORMAT = ("launch_s", "efficiency", "half_head_dim", "wide_exponent", "window_tiles")
 WIDE = ("launch_s", "tile_s", "tile_exponent", "efficiency", "lone", "row_share", "window_tiles")
+WINDOW_FREE = ("launch_s", "tile_s", "efficiency", "window_tiles", "lone", "row_share", "q_passes", "kv_passes")
 OTHER_DECODE = (
     "launch_s", "block_s", "block_exponent", "port_bytes_per_clock", "row_efficiency", "chunk_tokens",
     "blocks_per_core", "combine_s", "least_tiles", "lone",
@@ -68,7 +70,7 @@ OTHER_DECODE = (
 
 
 class KernelPlan(NamedTuple):
-    """One kernel of a family: its conditions, the constants fitted for it beside the base, those fixed, and an alias."""
+    """One kernel of a family: its conditions, the constants fitted beside the base, those fixed, and an alias."""
 
     name: str
     when: Mapping[str, Any]
@@ -89,8 +91,8 @@ class FamilyPlan(NamedTuple):
 FP8_KV = KernelPlan("fp8_cache", {"kv": "fp8", "compute": "16bit"}, FORMAT)
 FP8 = KernelPlan("fp8", {"compute": "fp8"}, FORMAT)
 GROUPED = {"group_at_least": 2.0, "group_at_most": 32.0}
-# TensorRT-LLM before tensor memory: its grouped kernel runs for 2..32 heads per kv head once a quarter of the cores have a
-# block; with an fp8 cache on Hopper the warp-group kernel always does. Everything else reads per query head.
+# TensorRT-LLM before tensor memory: its grouped kernel runs for 2..32 heads per kv head once a quarter of the cores
+# have a block; with an fp8 cache on Hopper the warp-group kernel always does. Everything else reads per query head.
 MLA_DECODE = KernelPlan("mla", {"shared_kv": True}, (*OTHER_DECODE, "l2_share", "dram_efficiency"))
 MASKED = KernelPlan("per_query_head", {}, (), {"per_query_head": 1.0, "row_efficiency": 1.0})
 XQA = KernelPlan(
@@ -106,15 +108,27 @@ MASKED_FP8 = KernelPlan(
 WARP_GROUP = KernelPlan(
     "grouped_warp_group", GROUPED | {"kv": "fp8", "head_dim_at_least": 128.0}, OTHER_DECODE, {"group_rows": 32.0}
 )
+SINGLE_FREE = ("launch_s", "block_s", "block_exponent", "port_bytes_per_clock", "row_efficiency", "lone")
 SINGLE_BLOCK = KernelPlan(
-    "grouped_fp8", GROUPED | {"kv": "fp8"}, ("launch_s", "block_s", "block_exponent", "port_bytes_per_clock", "row_efficiency", "lone"),
+    "grouped_fp8", GROUPED | {"kv": "fp8"}, SINGLE_FREE,
     {"group_rows": 32.0, "most_splits": 1.0},
 )  # fmt: skip
 SPLIT_FP8 = KernelPlan("split_fp8", {"kv": "fp8"}, ("launch_s", "block_s", "port_bytes_per_clock", "row_efficiency"))
 SPLIT = KernelPlan("split", {})
+WIDE_DECODE_FP8 = KernelPlan("wide_fp8", {"head_dim_at_least": 257.0, "kv": "fp8"}, OTHER_DECODE)
 WIDE_DECODE = KernelPlan("wide", {"head_dim_at_least": 257.0}, OTHER_DECODE)
+BLOCK_FREE = ("launch_s", "block_s", "port_bytes_per_clock")
+WIDE_WINDOWED = {"head_dim_at_least": 256.0, "windowed": True}
 TRITON_DECODE = KernelPlan("triton", {"head_dim_at_least": 257.0}, (*OTHER_DECODE, "most_splits"), {"most_splits": 8.0})
-TRITON_PREFILL = KernelPlan("triton", {"head_dim_at_least": 257.0}, WIDE, {"ignores_window": 1.0})
+TRITON = {"tile_rows": 64.0}
+TRITON_PREFILL = (
+    KernelPlan("triton_fp8", {"head_dim_at_least": 257.0, "compute": "fp8"}, WIDE, TRITON),
+    KernelPlan("triton_fp8_cache", {"head_dim_at_least": 257.0, "kv": "fp8"}, WIDE, TRITON),
+    KernelPlan("triton", {"head_dim_at_least": 257.0}, WIDE, TRITON),
+    KernelPlan("triton_windowed_fp8", WIDE_WINDOWED | {"compute": "fp8"}, (*WIDE, "masked_cost"), TRITON),
+    KernelPlan("triton_windowed_fp8_cache", WIDE_WINDOWED | {"kv": "fp8"}, (*WIDE, "masked_cost"), TRITON),
+    KernelPlan("triton_windowed", WIDE_WINDOWED, (*WIDE, "masked_cost"), TRITON),
+)
 FLASH = KernelPlan("flash", {})
 WIDE_PREFILL = KernelPlan("wide", {"head_dim_at_least": 257.0}, WIDE)
 WIDE_FP8_KV = KernelPlan("wide_fp8_cache", {"head_dim_at_least": 257.0, "kv": "fp8", "compute": "16bit"}, WIDE)
@@ -124,7 +138,7 @@ MLA_PREFILL = KernelPlan(
 MLA_PREFILL_FP8 = KernelPlan(
     "mla_fp8", {"narrow_value": True, "kv": "fp8"}, ("launch_s", "tile_s", "efficiency", "q_passes", "kv_passes")
 )
-WINDOWED = KernelPlan("windowed", {"windowed": True, "kv": "16bit"}, ("tile_s", "window_tiles", "launch_s"))
+WINDOWED = KernelPlan("windowed", {"windowed": True, "head_dim_at_least": 256.0, "kv": "16bit"}, WINDOW_FREE)
 
 UNIFIED = {"packs_group": 1.0, "decodes_single": 1.0}
 PLANS: dict[tuple[str, str], FamilyPlan] = {
@@ -138,17 +152,12 @@ PLANS: dict[tuple[str, str], FamilyPlan] = {
     ("hopper", "sglang"): FamilyPlan(
         (
             TRITON_DECODE,
-            KernelPlan("triton_windowed", {"head_dim_at_least": 256.0, "windowed": True}, like="triton"),
+            KernelPlan("triton_windowed_fp8", WIDE_WINDOWED | {"kv": "fp8"}, OTHER_DECODE, {"most_splits": 8.0}),
+            KernelPlan("triton_windowed", WIDE_WINDOWED, OTHER_DECODE, {"most_splits": 8.0}),
             SPLIT_FP8,
             SPLIT,
         ),
-        (
-            KernelPlan("triton_fp8_cache", {"head_dim_at_least": 256.0, "kv": "fp8", "compute": "16bit"}, WIDE, {"ignores_window": 1.0}),
-            TRITON_PREFILL,
-            KernelPlan("triton_windowed", {"head_dim_at_least": 256.0, "windowed": True}, WIDE, {"ignores_window": 1.0}),
-            FP8,
-            FLASH,
-        ),
+        (*TRITON_PREFILL, FP8, FLASH),
         {},
         UNIFIED,
     ),
@@ -165,11 +174,22 @@ PLANS: dict[tuple[str, str], FamilyPlan] = {
     ("ampere", "vllm"): FamilyPlan((KernelPlan("split", {}, ("head_swap_s",)),), (FLASH,), {}, UNIFIED),
     ("ampere", "sglang"): FamilyPlan((SPLIT,), (FLASH,), {}, UNIFIED),
     ("blackwell", "trtllm"): FamilyPlan(
-        (KernelPlan("per_query_head", {"group_at_least": 33.0}, OTHER_DECODE, dict(MASKED.fixed)), WIDE_DECODE, SPLIT_FP8, SPLIT),
-        (WIDE_FP8_KV, WIDE_PREFILL, FP8, FP8_KV, FLASH),
+        (
+            KernelPlan("per_query_head", {"group_at_least": 33.0}, OTHER_DECODE, dict(MASKED.fixed)),
+            WIDE_DECODE_FP8,
+            WIDE_DECODE,
+            KernelPlan("windowed_fp8", WIDE_WINDOWED | {"kv": "fp8"}, BLOCK_FREE),
+            KernelPlan("windowed", WIDE_WINDOWED, BLOCK_FREE),
+            SPLIT_FP8,
+            SPLIT,
+        ),
+        (WINDOWED, WIDE_FP8_KV, WIDE_PREFILL, FP8, FP8_KV, FLASH),
     ),
     ("blackwell", "vllm"): FamilyPlan(
-        (WIDE_DECODE, SPLIT_FP8, SPLIT), (WIDE_FP8_KV, WIDE_PREFILL, FP8_KV, FLASH), {}, {"decodes_single": 1.0}
+        (WIDE_DECODE_FP8, WIDE_DECODE, SPLIT_FP8, SPLIT),
+        (WINDOWED, WIDE_FP8_KV, WIDE_PREFILL, FP8_KV, FLASH),
+        {},
+        {"decodes_single": 1.0},
     ),
 }  # fmt: skip
 GENERIC_PLAN = FamilyPlan((SPLIT_FP8, SPLIT), (FP8, FP8_KV, FLASH), {}, {"packs_group": 1.0})

@@ -1,8 +1,8 @@
 """Measured attention latencies as operators: one record per (gpu, stack, phase, number formats), arrays over the rows.
 
-Tables: `attention_generation` (decode), `attention_context` (prefill) and `mla` (both phases of multi-head latent attention).
-MLA decode runs in its absorbed form (one kv head of 512 + 64, whose first 512 are also the values); MLA prefill runs
-with full heads of 128 + 64 for keys and 128 for values.
+Tables: `attention_generation` (decode), `attention_context` (prefill) and `mla` (both phases of multi-head latent
+attention). MLA decode runs in its absorbed form (one kv head of 512 + 64, whose first 512 are also the values); MLA
+prefill runs with full heads of 128 + 64 for keys and 128 for values.
 """
 
 import hashlib
@@ -17,6 +17,8 @@ from workloads.dtypes import canonical_dtype
 from workloads.operators import Attention
 
 FILES = ("attention_generation", "attention_context", "mla")
+#: A pandas DataFrame, whose stubs type every selection as a union of frame, series and scalar.
+Frame = Any
 LATENT, ROTARY, NARROW = 512, 64, 128
 PHASE = {
     "generation_attention": "decode",
@@ -27,7 +29,7 @@ PHASE = {
 
 
 class AttentionPoints(NamedTuple):
-    """Rows that share gpu, stack, phase and formats. `op`: arrays [n]; `measured_s`: [n]; `rows`: positions in the table."""
+    """Rows that share gpu, stack, phase and formats. `op`: arrays [n]; `measured_s`: [n]; `rows`: table positions."""
 
     gpu: str
     software: str
@@ -38,7 +40,7 @@ class AttentionPoints(NamedTuple):
     rows: np.ndarray
 
 
-def read_attention_table(path: Path) -> pd.DataFrame:
+def read_attention_table(path: Path) -> Frame:
     """One of the `FILES` as a frame with text columns as text and the missing columns of the MLA table filled in."""
     frame: Any = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
     for name, default in (("q_len", 0), ("kv_heads", 0), ("head_dim", 0), ("window_size", 0)):
@@ -52,8 +54,8 @@ def read_attention_table(path: Path) -> pd.DataFrame:
     return frame[texts + numbers].astype(dict.fromkeys(texts, str) | dict.fromkeys(numbers, float))
 
 
-def attention_points(frame: pd.DataFrame, rows: np.ndarray | None = None) -> list[AttentionPoints]:
-    """The rows of `frame` (all, or those numbered `rows`) grouped into records; rows of unknown `op` or dtype are left out.
+def attention_points(frame: Frame, rows: np.ndarray | None = None) -> list[AttentionPoints]:
+    """The rows of `frame` (all, or those numbered `rows`) grouped into records; rows of unknown `op` or dtype left out.
 
     Left-out rows simply appear in no record, so that a caller who counts them sees how many were answered.
     """
@@ -75,22 +77,35 @@ def attention_points(frame: pd.DataFrame, rows: np.ndarray | None = None) -> lis
     return result
 
 
-def _operator(group: pd.DataFrame, name: str, phase: str, dtype: str, kv_dtype: str) -> Attention:
+def _operator(group: Frame, name: str, phase: str, dtype: str, kv_dtype: str) -> Attention:
     column = {key: group[key].to_numpy() for key in ("batch", "q_len", "kv_len", "heads", "kv_heads", "head_dim")}
-    common = {"sequences": column["batch"], "kv_tokens": column["kv_len"], "heads": column["heads"]}
-    formats = {"dtype": dtype, "kv_dtype": kv_dtype}
+    common: dict[str, Any] = {"sequences": column["batch"], "kv_tokens": column["kv_len"], "heads": column["heads"]}
+    formats: dict[str, Any] = {"dtype": dtype, "kv_dtype": kv_dtype}
     if name == "generation_mla":
-        latent = {"kv_heads": 1.0, "head_dim": float(LATENT + ROTARY), "value_dim": float(LATENT), "shared_kv": True}
+        latent: dict[str, Any] = {
+            "kv_heads": 1.0,
+            "head_dim": float(LATENT + ROTARY),
+            "value_dim": float(LATENT),
+            "shared_kv": True,
+        }
         return Attention(query_tokens=1.0, **common, **latent, **formats)
     if name == "context_mla":
-        full = {"kv_heads": column["heads"], "head_dim": float(NARROW + ROTARY), "value_dim": float(NARROW)}
+        full: dict[str, Any] = {
+            "kv_heads": column["heads"],
+            "head_dim": float(NARROW + ROTARY),
+            "value_dim": float(NARROW),
+        }
         return Attention(query_tokens=column["kv_len"], **common, **full, **formats)
     queries = 1.0 if phase == "decode" else column["q_len"]
-    rest = {"kv_heads": column["kv_heads"], "head_dim": column["head_dim"], "window": group["window_size"].to_numpy()}
+    rest: dict[str, Any] = {
+        "kv_heads": column["kv_heads"],
+        "head_dim": column["head_dim"],
+        "window": group["window_size"].to_numpy(),
+    }
     return Attention(query_tokens=queries, **common, **rest, **formats)
 
 
-def sampled_rows(frame: pd.DataFrame, most: int, seed: int = 0) -> np.ndarray:
+def sampled_rows(frame: Frame, most: int, seed: int = 0) -> np.ndarray:
     """At most `most` row numbers, every slice (formats, head size, window) in proportion to the root of its size."""
     slices = frame.groupby(["op", "dtype", "kv_dtype", "head_dim", "window_size"], sort=True).indices
     if len(frame) <= most:
@@ -105,7 +120,7 @@ def sampled_rows(frame: pd.DataFrame, most: int, seed: int = 0) -> np.ndarray:
     return np.sort(np.concatenate(chosen))
 
 
-def shape_fold(frame: pd.DataFrame, folds: int = 4) -> np.ndarray:
+def shape_fold(frame: Frame, folds: int = 4) -> np.ndarray:
     """Fold number of each row, the same for every row of one (heads, kv_heads, head_dim) combination. [n] int."""
     keys = frame[["heads", "kv_heads", "head_dim"]].to_numpy(int)
     text = [f"{h}-{k}-{d}".encode() for h, k, d in keys]

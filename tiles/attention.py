@@ -7,8 +7,8 @@ Everything else runs a prefill kernel.
 
 from typing import Any
 
-import jax
 import numpy as np
+from jax.core import Tracer
 
 from hardware.accelerator import Accelerator
 from roofline.kernel_time import Bound, KernelTime, Reason, kernel_time
@@ -96,7 +96,8 @@ def explain_attention(
     """
     decode = phase == "decode" or (not phase and float(np.max(np.asarray(op.query_tokens))) <= 1.0)
     kernels = constants.decode if decode else constants.prefill
-    index, k = select(kernels, op, chip.cores)  # type: ignore[type-var]
+    chosen: Any = select(kernels, op, chip.cores)  # type: ignore[type-var]
+    index, k = chosen
     peak = matrix_peak(chip, op.dtype)
     if decode:
         terms, time = decode_terms(op, chip, k, peak, rounding=rounding), decode_attention_time(op, chip, constants)
@@ -138,7 +139,7 @@ def _assembled(op: Attention, chip: Accelerator, t: AttentionTerms, overlap: Arr
 
 def _where_queries(op: Attention, test: Any) -> Any:
     """`test` of the queries per sequence: True or False if it holds for all or for none, else a boolean array."""
-    if isinstance(op.query_tokens, jax.core.Tracer):
+    if isinstance(op.query_tokens, Tracer):
         return test(op.query_tokens)
     found = np.asarray(test(np.asarray(op.query_tokens)))
     return True if found.all() else False if not found.any() else found

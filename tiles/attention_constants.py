@@ -14,6 +14,8 @@ from functools import lru_cache
 from importlib.resources import files
 from typing import Any
 
+import numpy as np
+
 from hardware.accelerator import Accelerator
 from tiles.attention_kernels import WHEN_FIELDS, DecodeKernel, Kernel, PrefillKernel, When
 
@@ -52,7 +54,7 @@ class AttentionConstants:
 def core_generation(chip: Accelerator) -> str:
     """Name of the generation of the chip's cores: its architecture, "blackwell workstation" if those are small."""
     name = chip.architecture.lower().replace("_", " ")
-    small = float(chip.on_chip_bytes_per_core) <= WORKSTATION_BYTES_PER_CORE
+    small = bool(np.all(np.asarray(chip.on_chip_bytes_per_core) <= WORKSTATION_BYTES_PER_CORE))
     return "blackwell workstation" if name.startswith("blackwell") and small else name
 
 
@@ -111,7 +113,8 @@ def load_family(architecture: str, stack: str) -> AttentionConstants:
 def family_from_dict(table: Mapping[str, Any], *, where: str = "attention constants") -> AttentionConstants:
     """An `AttentionConstants` from the tables of a family file; `ValueError` naming the field for an unknown key."""
     phases: dict[str, Any] = {}
-    for phase, record in (("decode", DecodeKernel), ("prefill", PrefillKernel)):
+    records: dict[str, Any] = {"decode": DecodeKernel, "prefill": PrefillKernel}
+    for phase, record in records.items():
         part = table[phase]
         base = _checked(part["base"], record._fields, f"{where}: {phase}.base")
         kernels = []

@@ -65,9 +65,11 @@ def decode_terms(
     cores, kv_size = chip.cores, element_bytes(op.kv_dtype or op.dtype)
     sequences, heads, kv_heads = 1.0 * op.sequences, 1.0 * op.heads, 1.0 * op.kv_heads
     group = heads / kv_heads * op.query_tokens
-    key_dims = op.head_dim + (0.0 if op.shared_kv else op.values_dim)
+    values = 0.0 if op.scores_only else op.values_dim
+    key_dims = op.head_dim + (0.0 if op.shared_kv else values)
     windowed = xp.asarray(op.window) > 0
-    visible = xp.minimum(1.0 * op.kv_tokens, op.window + op.query_tokens - 1.0 + k.window_slack_tokens)
+    slack = 0.0 if op.sparsity == "top_k" else k.window_slack_tokens
+    visible = xp.minimum(1.0 * op.kv_tokens, op.window + op.query_tokens - 1.0 + slack)
     keys = xp.where(windowed, visible, 1.0 * op.kv_tokens)
 
     shared = rounding.ceil(group / k.group_rows)
@@ -80,7 +82,7 @@ def decode_terms(
 
     clock = chip.clock_hz
     port_s = key_dims * kv_size / (k.port_bytes_per_clock * clock)
-    matrix_s = 2.0 * (op.head_dim + op.values_dim) * rows * cores / (matrix_flops_per_s * k.row_efficiency)
+    matrix_s = 2.0 * (op.head_dim + values) * rows * cores / (matrix_flops_per_s * k.row_efficiency)
     counted = xp.maximum(keys, k.least_tiles * KEY_TILE)
     fixed_s = k.block_s * (op.head_dim / 128.0) ** k.block_exponent
     block_s = fixed_s + counted / splits * (port_s + matrix_s)
@@ -88,10 +90,10 @@ def decode_terms(
     core_s = joined(busy_s, k.lone * block_s, k.queue)
 
     cache_bytes = sequences * kv_heads * keys * key_dims * kv_size
-    ends_bytes = sequences * op.query_tokens * heads * (op.head_dim + op.values_dim) * element_bytes(op.dtype)
+    ends_bytes = sequences * op.query_tokens * heads * (op.head_dim + values) * element_bytes(op.dtype)
     both = cache_bytes + ends_bytes
     memory = memory_traffic(both, both, chip, k.dram_efficiency, k.l2_share, k.l2_speedup)
-    partial_bytes = 2.0 * splits * sequences * heads * op.query_tokens * op.values_dim * 4.0
+    partial_bytes = 2.0 * splits * sequences * heads * op.query_tokens * values * 4.0
     partial_s = partial_bytes / (k.l2_speedup * chip.dram.bandwidth_bytes_per_s)
     combine_s = xp.minimum(splits - 1.0, 1.0) * (k.combine_s + partial_s)
     swapped = (heads > kv_heads) & (kv_heads > 1.0) & (sequences > 1.0)

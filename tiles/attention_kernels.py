@@ -82,7 +82,7 @@ class PrefillKernel(NamedTuple):
     tile_rows: Array = 128.0
     packs_group: Array = 0.0
     window_tiles: Array = 1.0
-    ignores_window: Array = 0.0
+    masked_cost: Array = 0.0
     least_tiles: Array = 0.4
     lone: Array = 0.8
     queue: Array = 1.2
