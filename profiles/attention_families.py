@@ -45,7 +45,7 @@ def read_open_data(folder: Path) -> Frame:
     ]
     if not frames:
         raise ValueError(f"{folder}: none of {', '.join(FILES)} (.parquet) found")
-    frame = pd.concat(frames, ignore_index=True)
+    frame: Any = pd.concat(frames, ignore_index=True)
     return frame.assign(phase=frame["op"].map(PHASE))
 
 
@@ -77,7 +77,7 @@ def fit_family(
 ) -> tuple[AttentionConstants, dict[str, AttentionFit]]:
     """Fit both phases of one family to `frame` (its rows alone); a phase without rows keeps `start` or the defaults."""
     decode: tuple = start.decode if start is not None else ()
-    kernels: dict[str, tuple] = {}
+    kernels: dict[str, Any] = {}
     fits: dict[str, AttentionFit] = {}
     for phase in PHASES:
         part = frame[frame["phase"] == phase].reset_index(drop=True)

@@ -228,7 +228,7 @@ def parameters_of(
 
 def kernels_from(phase: str, plan: FamilyPlan, theta: Mapping[str, Any]) -> tuple[Kernel, ...]:
     """The kernels of one phase with the constants `theta` ("kernel.constant" -> value)."""
-    record = DecodeKernel if phase == "decode" else PrefillKernel
+    record: Any = DecodeKernel if phase == "decode" else PrefillKernel
     _, fixed, kernels = _phase(phase, plan)
     base = {name.split(".")[1]: value for name, value in theta.items() if name.startswith("base.")}
     own: dict[str, dict[str, Any]] = {}
