@@ -1,10 +1,12 @@
-"""Time of a collective or a transfer on a chip: the fitted protocol lines where its platform is known, its datasheet otherwise.
+"""Time of a collective or a transfer on a chip: the fitted protocol lines where its platform is known, its datasheet
+otherwise.
 
 Three grades, visible in `CollectiveEstimate.calibration`:
 
 - "fitted": the platform's own constants of the library family;
 - "transferred": the dimensionless constants of its link class, times its own link bandwidth and small-message latency;
-- "datasheet": alpha-beta from the link alone, the fastest of the flat algorithms (in-switch reduction where the link has it).
+- "datasheet": alpha-beta from the link alone, the fastest of the flat algorithms (in-switch reduction where the link
+has it).
 """
 
 from typing import NamedTuple
@@ -18,12 +20,14 @@ from roofline.relax import Rounding, exact
 from workloads.numeric import Array, namespace
 from workloads.operators import Collective, Transfer
 
-#: Time of the smallest message between two devices, library call included, where the chip's entry gives no link latency (assumed:
+#: Time of the smallest message between two devices, library call included, where the chip's entry gives no link
+#: latency (assumed:
 #: 5-6 us on Hopper, 8-10 us on Ampere and Blackwell in the measured collectives; scale-out links several times that).
 SMALL_MESSAGE_LATENCY_S = {"Hopper": 5.5e-6, "Ampere": 9e-6, "Blackwell": 9e-6, "Blackwell Ultra": 9e-6, "Ada": 6e-6}
 DEFAULT_LATENCY_S = 9e-6
 SCALE_OUT_LATENCY_S = 20e-6
-#: Step latency of an algorithm, from the library's latency between two devices, which is launch plus one or two steps (assumed).
+#: Step latency of an algorithm, from the library's latency between two devices, which is launch plus one or two steps
+#: (assumed).
 STEP_SHARE = 0.25
 
 
@@ -37,10 +41,13 @@ class CollectiveEstimate(NamedTuple):
 def collective_time(
     op: Collective, chip: Accelerator, *, library: str = "nccl", rounding: Rounding = exact
 ) -> KernelTime:
-    """Time of `op` on `chip`, as measured by the library's own benchmark: launch and synchronisation are inside `network_s`.
+    """Time of `op` on `chip`, as measured by the library's own benchmark: launch and synchronisation are inside
+    `network_s`.
 
-    `op.scope` chooses the chip's scale-up or scale-out link; without one, NaN with `Reason.NO_LINK`. `library` names the family of
-    constants ("nccl", "oneccl", "TRTLLM", "vLLM_custom_graph", ...). Excludes: contention with other traffic, overlap with compute.
+    `op.scope` chooses the chip's scale-up or scale-out link; without one, NaN with `Reason.NO_LINK`. `library` names
+    the family of
+    constants ("nccl", "oneccl", "TRTLLM", "vLLM_custom_graph", ...). Excludes: contention with other traffic, overlap
+    with compute.
     """
     link = _link(chip, op.scope)
     name = chip.name if op.scope == "scale_up" else f"{chip.name}/scale_out"
@@ -76,9 +83,11 @@ def library_time(
     tables: dict | None = None,
     rounding: Rounding = exact,
 ) -> CollectiveEstimate:
-    """`op` of `payload_bytes` (nccl-tests convention) over `ranks` devices joined by `link`, as `library` would carry it out.
+    """`op` of `payload_bytes` (nccl-tests convention) over `ranks` devices joined by `link`, as `library` would carry
+    it out.
 
-    `platform` names the fitted system; `latency_s`, the time of its smallest message between two devices, is used where its constants are
+    `platform` names the fitted system; `latency_s`, the time of its smallest message between two devices, is used
+    where its constants are
     transferred or absent. `tables` replaces the shipped constants (leave-one-out studies). Arguments broadcast.
     """
     check_op(op)
@@ -99,7 +108,9 @@ def library_time(
 def datasheet_time_s(
     op: str, payload_bytes: Array, ranks: Array, link: Link, *, latency_s: Array, rounding: Rounding = exact
 ) -> Array:
-    """Uncalibrated: launch and first step `latency_s`, then the fastest flat algorithm at the link's nominal rate, [...] seconds."""
+    """Uncalibrated: launch and first step `latency_s`, then the fastest flat algorithm at the link's nominal rate,
+    [...] seconds.
+    """
     algorithms = ("ring", "tree", "halving_doubling", "direct") if link.topology != "ring" else ("ring",)
     if link.in_switch_reduction:
         algorithms = (*algorithms, "in_switch")
@@ -111,7 +122,9 @@ def datasheet_time_s(
 
 
 def transfer_time(op: Transfer, chip: Accelerator, *, rounding: Rounding = exact) -> KernelTime:
-    """Time of a copy over one link: latency + bytes / bandwidth. NaN with `Reason.NO_LINK` where the chip has no such link."""
+    """Time of a copy over one link: latency + bytes / bandwidth. NaN with `Reason.NO_LINK` where the chip has no such
+    link.
+    """
     link = _link(chip, op.scope)
     latency_s = _latency_s(chip, op.scope)
     return _network(op, link, latency_s + op.payload_bytes / link.bandwidth_bytes_per_s)

@@ -1,11 +1,16 @@
 """Collective algorithms in the alpha-beta model: one flat group of `ranks` equal members, one link each.
 
-Notation: p = `ranks`, n = `payload_bytes` (nccl-tests convention: all_gather the gathered output, reduce_scatter the input, all_to_all
-one rank's send buffer, otherwise the buffer), alpha = `latency_s` of one step, B = `bandwidth_bytes_per_s` of one member per direction.
-Every algorithm is steps x alpha + traffic / B, where traffic is what the busiest member sends. Arguments broadcast; p <= 1 takes no time.
+Notation: p = `ranks`, n = `payload_bytes` (nccl-tests convention: all_gather the gathered output, reduce_scatter the
+input, all_to_all
+one rank's send buffer, otherwise the buffer), alpha = `latency_s` of one step, B = `bandwidth_bytes_per_s` of one
+member per direction.
+Every algorithm is steps x alpha + traffic / B, where traffic is what the busiest member sends. Arguments broadcast; p
+<= 1 takes no time.
 
-Sources: Thakur, Rabenseifner, Gropp, "Optimization of collective communication operations in MPICH", IJHPCA 19(1), 2005; Sanders, Speck,
-Traeff, "Two-tree algorithms for full bandwidth broadcast, reduction and scan", Parallel Computing 35(12), 2009 (tree); Klenk et al., "An
+Sources: Thakur, Rabenseifner, Gropp, "Optimization of collective communication operations in MPICH", IJHPCA 19(1),
+2005; Sanders, Speck,
+Traeff, "Two-tree algorithms for full bandwidth broadcast, reduction and scan", Parallel Computing 35(12), 2009
+(tree); Klenk et al., "An
 in-network architecture for accelerating shared-memory multiprocessor collectives", ISCA 2020 (in-switch reduction).
 """
 
@@ -20,16 +25,20 @@ ALGORITHMS = ("ring", "tree", "halving_doubling", "direct", "in_switch")
 
 
 class Schedule(NamedTuple):
-    """What an algorithm costs: serial `steps` (latencies) and bytes the busiest member sends per payload byte, [...] each."""
+    """What an algorithm costs: serial `steps` (latencies) and bytes the busiest member sends per payload byte, [...]
+    each.
+    """
 
     steps: Array
     traffic: Array
 
 
 def wire_fraction(op: str, ranks: Array) -> Array:
-    """f_op(p): bytes any algorithm without in-switch reduction must move through one member's link, per payload byte, [...].
+    """f_op(p): bytes any algorithm without in-switch reduction must move through one member's link, per payload byte,
+    [...].
 
-    all_reduce 2(p-1)/p; all_gather, reduce_scatter, all_to_all (p-1)/p; broadcast, send_recv 1; 0 for p <= 1. `ValueError` for another op.
+    all_reduce 2(p-1)/p; all_gather, reduce_scatter, all_to_all (p-1)/p; broadcast, send_recv 1; 0 for p <= 1.
+    `ValueError` for another op.
     """
     check_op(op)
     xp = namespace(ranks)
@@ -43,9 +52,11 @@ def wire_fraction(op: str, ranks: Array) -> Array:
 
 
 def ring(op: str, ranks: Array, *, rounding: Rounding = exact) -> Schedule:
-    """Neighbour to neighbour, p - 1 steps of n / p (twice for all_reduce). all_to_all: messages travel p / 2 hops on average.
+    """Neighbour to neighbour, p - 1 steps of n / p (twice for all_reduce). all_to_all: messages travel p / 2 hops on
+    average.
 
-    Broadcast is pipelined in many chunks, so each member forwards the whole payload once and the fill costs p - 1 latencies.
+    Broadcast is pipelined in many chunks, so each member forwards the whole payload once and the fill costs p - 1
+    latencies.
     """
     p = _at_least_one(ranks)
     hops = p - 1.0
@@ -74,9 +85,11 @@ def tree(op: str, ranks: Array, *, rounding: Rounding = exact) -> Schedule:
 
 
 def halving_doubling(op: str, ranks: Array, *, rounding: Rounding = exact) -> Schedule:
-    """Recursive halving and doubling (Rabenseifner for all_reduce, Bruck for all_to_all): ceil(log2 p) steps, twice for all_reduce.
+    """Recursive halving and doubling (Rabenseifner for all_reduce, Bruck for all_to_all): ceil(log2 p) steps, twice
+    for all_reduce.
 
-    p that is not a power of two costs one extra exchange each way (all_reduce) by the rounded-up step count. Broadcast is a scatter
+    p that is not a power of two costs one extra exchange each way (all_reduce) by the rounded-up step count.
+    Broadcast is a scatter
     followed by an all_gather.
     """
     p = _at_least_one(ranks)
@@ -94,7 +107,9 @@ def halving_doubling(op: str, ranks: Array, *, rounding: Rounding = exact) -> Sc
 
 
 def direct(op: str, ranks: Array, *, rounding: Rounding = exact) -> Schedule:
-    """Every member talks to every other at once: one latency (two for all_reduce and scatter-gather broadcast), least traffic."""
+    """Every member talks to every other at once: one latency (two for all_reduce and scatter-gather broadcast), least
+    traffic.
+    """
     p = _at_least_one(ranks)
     group = _one_if_group(p)
     if op in ("all_reduce", "broadcast"):
@@ -103,9 +118,11 @@ def direct(op: str, ranks: Array, *, rounding: Rounding = exact) -> Schedule:
 
 
 def in_switch(op: str, ranks: Array, *, rounding: Rounding = exact) -> Schedule:
-    """The switch reduces and multicasts: each member sends its payload once and receives the result once (both directions at once).
+    """The switch reduces and multicasts: each member sends its payload once and receives the result once (both
+    directions at once).
 
-    all_reduce: n up, n down, overlapped: traffic n instead of 2 n (p-1)/p, two latencies (up, down). all_gather and reduce_scatter keep
+    all_reduce: n up, n down, overlapped: traffic n instead of 2 n (p-1)/p, two latencies (up, down). all_gather and
+    reduce_scatter keep
     (p-1)/p on the busier direction; all_to_all and send_recv gain nothing and are direct.
     """
     p = _at_least_one(ranks)
@@ -136,7 +153,8 @@ def algorithm_time_s(
 ) -> Array:
     """Seconds of `op` by `algorithm` on a flat group: steps x latency + payload x traffic / bandwidth, [...].
 
-    Includes: one latency per serial step, the busiest member's link. Excludes: reduction arithmetic, launch, protocol overheads.
+    Includes: one latency per serial step, the busiest member's link. Excludes: reduction arithmetic, launch, protocol
+    overheads.
     `ValueError` for an unknown op or algorithm.
     """
     check_op(op)

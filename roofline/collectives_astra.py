@@ -2,13 +2,19 @@
 
     T = ceil(C/A) [ S (h floor(L + m/B) + e) + e + 3 R floor(m/M) ] + (A-1) floor(m/B)            ring, congestion-aware
 
-C chunks (preferred-dataset-splits), A of them active at once, e endpoint delay, M local memory bandwidth, L link latency, B link bandwidth
-(GB = 2^30 there), h = 2 through a switch else 1, m = bytes of one message, S serial steps of which R carry a reduction. The
-congestion-unaware backend charges floor(h L + m/B) per step and drops the last term. `direct` sends its p - 1 messages at once, which share
-one link; `halving_doubling` has messages of c/2, c/4, ...; the double binary tree (`tree`) sends whole chunks along 2 log2 p steps.
+C chunks (preferred-dataset-splits), A of them active at once, e endpoint delay, M local memory bandwidth, L link
+latency, B link bandwidth
+(GB = 2^30 there), h = 2 through a switch else 1, m = bytes of one message, S serial steps of which R carry a
+reduction. The
+congestion-unaware backend charges floor(h L + m/B) per step and drops the last term. `direct` sends its p - 1
+messages at once, which share
+one link; `halving_doubling` has messages of c/2, c/4, ...; the double binary tree (`tree`) sends whole chunks along 2
+log2 p steps.
 
-Source: README of the measured collectives (ring); the other algorithms and the several dimensions of `collectives_astra_replay` derived from
-runs of ASTRA-sim's analytical backends at commit 518bd51, which all of them reproduce to the cycle except `halving_doubling` under
+Source: README of the measured collectives (ring); the other algorithms and the several dimensions of
+`collectives_astra_replay` derived from
+runs of ASTRA-sim's analytical backends at commit 518bd51, which all of them reproduce to the cycle except
+`halving_doubling` under
 congestion once its chunks queue for the link (64 MiB rows: 5 to 9 % fast).
 """
 
@@ -26,7 +32,9 @@ ALGORITHMS = ("ring", "direct", "halving_doubling", "tree")
 
 
 class AstraSystem(NamedTuple):
-    """One dimension and the settings of the system layer, SI units, [...] each (ASTRA-sim's "GB/s" of a link is 2^30 bytes)."""
+    """One dimension and the settings of the system layer, SI units, [...] each (ASTRA-sim's "GB/s" of a link is 2^30
+    bytes).
+    """
 
     ranks: Array
     bandwidth_bytes_per_s: Array
@@ -60,9 +68,11 @@ def astra_cycles(
     congestion: bool = True,
     rounding: Rounding = exact,
 ) -> Array:
-    """Cycles (ns) of `op` on `payload_bytes` over one dimension, [...]; whole numbers in exact mode. Arguments broadcast.
+    """Cycles (ns) of `op` on `payload_bytes` over one dimension, [...]; whole numbers in exact mode. Arguments
+    broadcast.
 
-    Algorithms other than ring: all_reduce only, and p a power of two for halving_doubling and tree (static: `ranks` a plain number).
+    Algorithms other than ring: all_reduce only, and p a power of two for halving_doubling and tree (static: `ranks` a
+    plain number).
     Sizes that C does not divide are cut into pieces of floor(size / C), so there may be one chunk more.
     `ValueError` for an unknown op, topology or algorithm, or a combination that does not exist.
     """
@@ -84,7 +94,9 @@ def astra_cycles(
 
 
 def _direct_cycles(piece, chunks, rounds, system, topology, congestion, rounding):
-    """Two steps (scatter-reduce, gather), each p - 1 messages at once through one link; link-bound once they outlast the step."""
+    """Two steps (scatter-reduce, gather), each p - 1 messages at once through one link; link-bound once they outlast
+    the step.
+    """
     p, floor = system.ranks, rounding.floor
     message = piece / p
     wire = floor(message / _bytes_per_ns(system.bandwidth_bytes_per_s))

@@ -1,9 +1,14 @@
-"""ASTRA-sim's collectives over several dimensions: chunks of equal size walk through per-dimension queues of bounded width.
+"""ASTRA-sim's collectives over several dimensions: chunks of equal size walk through per-dimension queues of bounded
+width.
 
-Each chunk passes its phases in order; a dimension serves at most `active` chunks at a time, first come first served, and a phase alone
-lasts what `collectives_astra.ring_phase_cycles` says. all_reduce: reduce_scatter inwards-out, all_reduce on the outermost dimension,
-all_gather back; all_gather starts at the outermost dimension. Reproduces all 32 multi-dimensional golden rows to the cycle (congestion-unaware
-backend). The queue is a loop over events, so plain Python: no jit, no grad; see `collectives_hierarchy` for the differentiable bounds.
+Each chunk passes its phases in order; a dimension serves at most `active` chunks at a time, first come first served,
+and a phase alone
+lasts what `collectives_astra.ring_phase_cycles` says. all_reduce: reduce_scatter inwards-out, all_reduce on the
+outermost dimension,
+all_gather back; all_gather starts at the outermost dimension. Reproduces all 32 multi-dimensional golden rows to the
+cycle (congestion-unaware
+backend). The queue is a loop over events, so plain Python: no jit, no grad; see `collectives_hierarchy` for the
+differentiable bounds.
 """
 
 import heapq
@@ -15,7 +20,8 @@ from roofline.collectives_astra import OPS, AstraSystem, ring_phase_cycles
 def replay_cycles(op: str, payload_bytes: int, dimensions: Sequence[tuple[AstraSystem, str]]) -> int:
     """Cycles (ns) of `op` on `payload_bytes` over `dimensions`, (system, topology) each, innermost first; scalars only.
 
-    `splits` and `active` of the innermost system hold for all. Congestion-unaware. `ValueError` for an unknown op or no dimension.
+    `splits` and `active` of the innermost system hold for all. Congestion-unaware. `ValueError` for an unknown op or
+    no dimension.
     """
     if op not in OPS:
         raise ValueError(f"op: {op!r} is unknown (known: {', '.join(OPS)})")

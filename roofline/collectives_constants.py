@@ -1,7 +1,9 @@
 """Fitted constants of the collectives: TOML files in `constants/`, one per library family, and who may borrow whose.
 
-A platform that was fitted answers with its own constants ("fitted"); another chip takes those of its link class, scaled by its own link
-bandwidth and small-message latency ("transferred"); without any constants of the family or the operation there is no answer.
+A platform that was fitted answers with its own constants ("fitted"); another chip takes those of its link class,
+scaled by its own link
+bandwidth and small-message latency ("transferred"); without any constants of the family or the operation there is no
+answer.
 """
 
 import tomllib
@@ -19,7 +21,9 @@ LINE_FIELDS = ProtocolLines._fields[:-1]
 
 
 class PlatformConstants(NamedTuple):
-    """Lines with the bandwidth and latency their dimensionless constants multiply (NaN: the chip's own), and where they come from."""
+    """Lines with the bandwidth and latency their dimensionless constants multiply (NaN: the chip's own), and where
+    they come from.
+    """
 
     lines: ProtocolLines
     bandwidth_bytes_per_s: float
@@ -39,25 +43,32 @@ def families() -> dict[str, dict]:
 
 
 def platform_constants(
-    family: str, platform: str, op: str, *, bandwidth_bytes_per_s: float = float("nan"), tables: dict | None = None
+    family: str,
+    platform: str,
+    op: str,
+    *,
+    stack: str = "",
+    bandwidth_bytes_per_s: float = float("nan"),
+    tables: dict | None = None,
 ) -> PlatformConstants | None:
     """Constants of `op` of `family` on `platform`, or those of its link class; None where nothing fits.
 
-    `bandwidth_bytes_per_s` (per direction) picks the class; without it, the switched one. `tables` replaces the shipped constants.
+    `bandwidth_bytes_per_s` (per direction) picks the class; without it, the switched one. `stack`
+    (library and version) picks the version's small-message latency. `tables` replaces the shipped constants.
     """
     known = families() if tables is None else tables
     table = known.get(family)
     if table is None:
         return None
     row = table.get("platform", {}).get(platform, {})
+    latency_s = row.get("stack_latency_s", {}).get(stack, row.get("latency_s", float("nan")))
     if op in row.get("op", {}):
-        return PlatformConstants(_lines(row["op"][op]), row["bandwidth_bytes_per_s"], row["latency_s"], "fitted")
+        return PlatformConstants(_lines(row["op"][op]), row["bandwidth_bytes_per_s"], latency_s, "fitted")
     classes = table.get("class", {})
     slow = bandwidth_bytes_per_s < SWITCHED_LINK_BYTES_PER_S
     suffix = "/" + platform.split("/", 1)[1] if "/" in platform else ""
     for name in (("pcie" if slow else "switched") + suffix, "switched" + suffix, "pcie" + suffix):
         if op in classes.get(name, {}).get("op", {}):
-            latency_s = row.get("latency_s", float("nan"))
             return PlatformConstants(_lines(classes[name]["op"][op]), float("nan"), latency_s, "transferred")
     return None
 

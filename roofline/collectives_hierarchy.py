@@ -1,13 +1,17 @@
-"""Collectives over several dimensions (scale-up x scale-out): each dimension runs its own phase on what the ones inside left over.
+"""Collectives over several dimensions (scale-up x scale-out): each dimension runs its own phase on what the ones
+inside left over.
 
 With sizes p_1 (innermost), p_2, ... and payload n:
 
 - all_reduce: reduce_scatter along 1, 2, ..., then all_gather back; dimension i sees n / (p_1 ... p_{i-1}) each way;
 - reduce_scatter: inside out, dimension i on n / (p_1 ... p_{i-1}); all_gather: the same phases in reverse;
-- all_to_all: dimension by dimension, each re-sending the whole buffer; broadcast: outermost first, each the whole buffer.
+- all_to_all: dimension by dimension, each re-sending the whole buffer; broadcast: outermost first, each the whole
+buffer.
 
-Phases follow one another (no chunk pipelining across dimensions): the serial sum is an upper end, the slowest phase alone a lower one.
-With a single dimension all_reduce is that dimension's own algorithm. Source: Rashidi et al., "Themis", ISCA 2022, sections 2-3; Thakur et al.
+Phases follow one another (no chunk pipelining across dimensions): the serial sum is an upper end, the slowest phase
+alone a lower one.
+With a single dimension all_reduce is that dimension's own algorithm. Source: Rashidi et al., "Themis", ISCA 2022,
+sections 2-3; Thakur et al.
 2005 for the phases.
 """
 
@@ -26,9 +30,14 @@ _TOPOLOGY_ALGORITHMS = {
     "switch": ("ring", "tree", "halving_doubling", "direct"),
 }
 
+#: Operations whose payload a dimension divides by its size before the next one sees it.
+_SHRINKING = ("all_reduce", "reduce_scatter", "all_gather")
+
 
 class HierarchicalTime(NamedTuple):
-    """Seconds per dimension (innermost first), [...] each; `serial_s` their sum, `pipelined_s` the slowest (many chunks in flight)."""
+    """Seconds per dimension (innermost first), [...] each; `serial_s` their sum, `pipelined_s` the slowest (many
+    chunks in flight).
+    """
 
     phases_s: tuple[Array, ...]
     serial_s: Array
@@ -38,7 +47,8 @@ class HierarchicalTime(NamedTuple):
 def hierarchical_time(
     op: str, payload_bytes: Array, dimensions: Sequence[Dimension], *, rounding: Rounding = exact
 ) -> HierarchicalTime:
-    """Time of `op` over all members of `dimensions`, innermost first. `dimension.link` gives bandwidth and step latency.
+    """Time of `op` over all members of `dimensions`, innermost first. `dimension.link` gives bandwidth and step
+    latency.
 
     Each dimension uses the fastest algorithm its wiring allows; a link with in-switch reduction also offers that.
     """
@@ -48,10 +58,7 @@ def hierarchical_time(
     phases = []
     inside = 1.0
     for dimension in dimensions:
-        if op in ("all_reduce", "reduce_scatter", "all_gather"):
-            part = payload_bytes / inside
-        else:
-            part = payload_bytes
+        part = payload_bytes / inside if op in _SHRINKING else payload_bytes
         phases.append(_phase_s(op, part, dimension, rounding))
         inside = inside * dimension.size
     xp = namespace(*phases)

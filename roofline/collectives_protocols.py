@@ -1,14 +1,20 @@
 """The piecewise form of a measured collective: the fastest of a few protocol lines, each latency + traffic / bandwidth.
 
-    T = max(floor_s, min_j [ latency_s r_j g^(c_j) b + traffic / (bandwidth e_j g^(d_j) b') ]),  line j only up to limit_j bytes
+    T = max(floor_s, min_j [ latency_s r_j g^(c_j) b + traffic / (bandwidth e_j g^(d_j) b') ]),  line j only up to
+    limit_j bytes
 
-Communication libraries carry one operation by several protocols (LL, LL128, Simple; one-shot, two-shot; in-switch reduction): low latency at
-a poor bandwidth or the reverse. All constants of a line are dimensionless: `latency_ratio` r and `efficiency` e multiply the platform's
-small-message latency and link bandwidth, `latency_growth` c and `efficiency_growth` d are exponents of g = ranks / 2, the two bends b, b'
+Communication libraries carry one operation by several protocols (LL, LL128, Simple; one-shot, two-shot; in-switch
+reduction): low latency at
+a poor bandwidth or the reverse. All constants of a line are dimensionless: `latency_ratio` r and `efficiency` e
+multiply the platform's
+small-message latency and link bandwidth, `latency_growth` c and `efficiency_growth` d are exponents of g = ranks / 2,
+the two bends b, b'
 correct the power laws between g = 1 and g = 4 only, so that extrapolation stays a power law.
-`limit_bytes` (times g^`limit_growth`) is the payload beyond which the library no longer offers the protocol: times may jump up there.
+`limit_bytes` (times g^`limit_growth`) is the payload beyond which the library no longer offers the protocol: times
+may jump up there.
 
-Source: protocols: NCCL's documentation, NCCL_PROTO; form: own fit to the measured collectives (see `profiles.collectives_fit`).
+Source: protocols: NCCL's documentation, NCCL_PROTO; form: own fit to the measured collectives (see
+`profiles.collectives_fit`).
 """
 
 from typing import NamedTuple
@@ -18,7 +24,9 @@ from workloads.numeric import Array, namespace
 
 
 class ProtocolLines(NamedTuple):
-    """Dimensionless constants of the protocol lines of one operation on one platform, [lines] each; `floor_s` a scalar."""
+    """Dimensionless constants of the protocol lines of one operation on one platform, [lines] each; `floor_s` a
+    scalar.
+    """
 
     latency_ratio: Array
     latency_growth: Array
@@ -41,7 +49,8 @@ def protocol_time_s(
     *,
     rounding: Rounding = exact,
 ) -> Array:
-    """Seconds of the fastest protocol, [...]. `traffic_bytes`: payload x `wire_fraction`, or n for one pass. Arguments broadcast.
+    """Seconds of the fastest protocol, [...]. `traffic_bytes`: payload x `wire_fraction`, or n for one pass.
+    Arguments broadcast.
 
     Includes everything the library's own benchmark includes (launch, synchronisation). 0 for ranks <= 1.
     """

@@ -35,10 +35,11 @@ def _grouped_query(ctx: PassContext, spec: GroupedQueryAttention, count: int, la
     if ctx.causal:
         write = Elementwise(elements=t * (2 * kv_heads * d), dtype=ctx.kv_dtype, flops_per_element=0, name="kv_write")
         entries.append(Entry("kv_write", write, count, layers))
+    sparsity = "chunk" if spec.window and spec.window_kind == "chunk" else "window"
     shape = {"heads": heads, "kv_heads": kv_heads, "head_dim": d, "value_dim": d}
     for index, group in enumerate(ctx.batch.prefill):
-        entries.append(_prefill(ctx, group, index, spec.window, shape, count, layers))
-    entries += _decode(ctx, spec.window, "window", shape, count, layers)
+        entries.append(_prefill(ctx, group, index, spec.window, {**shape, "sparsity": sparsity}, count, layers))
+    entries += _decode(ctx, spec.window, sparsity, shape, count, layers)
     if spec.output_gate:
         gate = Elementwise(elements=t * (heads * d), inputs=2, flops_per_element=5, dtype=ctx.dtype, name="output_gate")
         entries.append(Entry("output_gate", gate, count, layers))
@@ -170,7 +171,9 @@ def _decode(ctx: PassContext, window: int, sparsity: str, shape: dict, count: in
     """Decode groups as ONE kernel, as engines launch it: work and bytes equal the sum over groups."""
     out = []
     for tokens, groups in _by_tokens(ctx.batch.decode):
-        requests, kv = _mean_context(groups, window)
+        chunk = window if sparsity == "chunk" else 0
+        requests, kv = _mean_context(groups, window, chunk)
+        window, sparsity = (0, "window") if chunk else (window, sparsity)
         operator = Attention(
             sequences=requests,
             query_tokens=tokens,
@@ -201,9 +204,12 @@ def _by_tokens(groups: tuple[DecodeGroup, ...]) -> list[tuple[Array, list[Decode
     return [(members[0].tokens, members) for members in buckets.values()]
 
 
-def _mean_context(groups: list[DecodeGroup], window: int) -> tuple[Array, Array]:
-    """Requests and mean attended length; with a window, the mean of the clipped lengths (exact for one new token)."""
+def _mean_context(groups: list[DecodeGroup], window: int, chunk: int = 0) -> tuple[Array, Array]:
+    """Requests and mean attended length; with a window, the mean of the clipped lengths, with chunks, of the lengths
+    since the chunk began (both exact for one new token)."""
     lengths = [g.context_tokens + g.tokens for g in groups]
+    if chunk:
+        lengths = [(g.context_tokens % chunk) + g.tokens for g in groups]
     if len(groups) == 1:
         return groups[0].requests, lengths[0]
     xp = namespace(groups)

@@ -12,7 +12,8 @@ from workloads.operators.operator import Operator
 
 #: Nodes that move no data of their own in a compiled graph.
 FREE = frozenset(
-    ["Constant", "ConstantOfShape", "Shape", "Size", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Dropout", "Range"]
+    {"Constant", "ConstantOfShape", "Shape", "Size", "Range", "Identity", "Dropout"}
+    | {"Reshape", "Flatten", "Squeeze", "Unsqueeze"}
 )
 
 #: Elementwise nodes by FLOPs per output element; those of 0 only move data.
@@ -74,7 +75,7 @@ def read_onnx(path: str | Path | Any, sizes: dict[str, int] | None = None) -> On
         import onnx
     except ImportError as error:
         raise ImportError("reading ONNX graphs needs the extra: pip install ridgeline[onnx]") from error
-    model = path
+    model: Any = path
     if isinstance(path, (str, Path)):
         try:
             model = onnx.load(str(path), load_external_data=False)

@@ -9,6 +9,9 @@ import numpy as np
 from workloads.numeric import Array, namespace
 from workloads.operators.operator import static
 
+#: Networks a collective can run on.
+SCOPES = ("scale_up", "scale_out")
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +36,15 @@ class Parallelism:
     ep_scope: str = static("scale_up")
     pp_scope: str = static("scale_up")
     dp_scope: str = static("scale_out")
+
+    def __post_init__(self) -> None:
+        for name in ("tp", "pp", "ep", "dp"):
+            value = getattr(self, name)
+            if isinstance(value, (int, float)) and (isinstance(value, bool) or not value >= 1 or value % 1):
+                raise ValueError(f"{name}: {value!r}; expected a whole number of at least 1")
+        for name in ("tp_scope", "ep_scope", "pp_scope", "dp_scope"):
+            if getattr(self, name) not in SCOPES:
+                raise ValueError(f"{name}: {getattr(self, name)!r}; expected one of {', '.join(SCOPES)}")
 
     @property
     def devices(self) -> Array:
@@ -61,10 +73,14 @@ class Parallelism:
     def consistent(self) -> Array:
         """Degrees are at least 1 and ep divides tp, or is a multiple of tp that divides tp * dp, [...]."""
         xp = namespace(self.tp, self.pp, self.ep, self.dp)
-        tp, pp, ep, dp = (xp.asarray(x) for x in (self.tp, self.pp, self.ep, self.dp))
+        degrees = [xp.asarray(x) for x in (self.tp, self.pp, self.ep, self.dp)]
+        tp, _, ep, dp = (xp.maximum(x, 1) for x in degrees)
         inside = tp % ep == 0
         across = (ep % tp == 0) & ((tp * dp) % ep == 0)
-        return (inside | across) & (xp.minimum(xp.minimum(tp, pp), xp.minimum(ep, dp)) >= 1)
+        result = inside | across
+        for degree in degrees:
+            result = result & (degree >= 1)
+        return result
 
 
 def can_exceed(value: Array, limit: Any) -> bool:

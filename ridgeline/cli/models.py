@@ -56,10 +56,10 @@ def operators(as_json: Annotated[bool, typer.Option("--json", help="Print JSON i
 
 
 def _operator_classes() -> list[type]:
-    import workloads
+    from workloads import operators as module
 
-    classes = [getattr(workloads, name) for name in workloads.operators.__all__]
-    return [c for c in classes if isinstance(c, type) and c is not workloads.Operator]
+    classes = [getattr(module, name) for name in module.__all__]
+    return [c for c in classes if isinstance(c, type) and c is not module.Operator]
 
 
 def _operator(cls: Any) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """Dense families: Llama and its relatives, GPT-2, OPT, BERT."""
 
+from collections.abc import Sequence
+
 from workloads.huggingface.checked_fields import CheckedFields
 from workloads.layers import AttentionSpec, FeedForward, FeedForwardSpec, GroupedQueryAttention, LayerGroup
 from workloads.transformer import TransformerModel
@@ -7,7 +9,7 @@ from workloads.transformer import TransformerModel
 LAYER_TYPES = ("full_attention", "sliding_attention", "linear_attention", "chunked_attention")
 
 
-def grouped(layers: list[tuple[AttentionSpec, FeedForwardSpec]], norms: int = 2) -> tuple[LayerGroup, ...]:
+def grouped(layers: Sequence[tuple[AttentionSpec, FeedForwardSpec]], norms: int = 2) -> tuple[LayerGroup, ...]:
     """Layers in order as groups of identical ones."""
     positions: dict[tuple[AttentionSpec, FeedForwardSpec], list[int]] = {}
     for index, layer in enumerate(layers):

@@ -26,6 +26,22 @@ def attended_pairs(query_tokens: Array, kv_tokens: Array, window: Array = 0, *, 
     return growing * prefix + growing * (growing + 1.0) / 2.0 + (q - growing) * limit
 
 
+def chunked_pairs(query_tokens: Array, kv_tokens: Array, chunk: Array) -> Array:
+    """(query, key) pairs where position p (from 0) sees the p mod chunk + 1 positions since the last multiple of
+    `chunk`.
+
+    Check: positions 3, 4, 5 with chunk 4 see 4 + 1 + 2 = 7.
+    """
+    xp = namespace(query_tokens, kv_tokens, chunk)
+
+    def before(n: Array) -> Array:
+        whole = xp.floor(1.0 * n / chunk)
+        rest = n - whole * chunk
+        return whole * chunk * (chunk + 1.0) / 2.0 + rest * (rest + 1.0) / 2.0
+
+    return before(kv_tokens) - before(kv_tokens - query_tokens)
+
+
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, kw_only=True)
 class Attention(Operator):
@@ -33,9 +49,10 @@ class Attention(Operator):
     1).
 
     `kv_tokens` counts the new tokens too. `window`: most keys a query attends to (0 = all); with `sparsity` "window"
-    they are the latest, with "top_k" they are chosen (DeepSeek sparse attention) and, for one query, only they are
-    read. `shared_kv`: V is part of K, stored once (MLA in its absorbed form: kv_heads = 1, head_dim = rank + rope,
-    value_dim = rank). `scores_only`: Q K^T summed over heads into one fp32 score per pair, values unused (the
+    they are the latest, with "chunk" those since the last
+    multiple of `window` (> 0); with "top_k" they are chosen (DeepSeek sparse attention) and, for one query, only
+    they are read. `shared_kv`: V is part of K, stored once (MLA in its absorbed form: kv_heads = 1, head_dim = rank
+    + rope, value_dim = rank). `scores_only`: Q K^T summed over heads into one fp32 score per pair, values unused (the
     indexer of sparse attention). `backward`: the flash-attention gradient: S recomputed, dV, dP, dQ, dK = 2.5 x the
     forward work; q, k, v, o and do read, dq, dk, dv written; log-sum-exp rows left out. FLOPs: 2 (head_dim +
     value_dim) per attended pair and head. Bytes: Q, attended K and V, O once each; K and V in `kv_dtype`. Excludes:
@@ -70,12 +87,17 @@ class Attention(Operator):
     @property
     def pairs(self) -> Array:
         """Attended (query, key) pairs over all sequences, one head, [...]."""
+        if self.sparsity == "chunk":
+            return self.sequences * chunked_pairs(self.query_tokens, self.kv_tokens, self.window)
         return self.sequences * attended_pairs(self.query_tokens, self.kv_tokens, self.window, causal=self.causal)
 
     @property
     def keys_read(self) -> Array:
         """Distinct key positions that must be read per sequence, [...]."""
         xp = namespace(self.query_tokens, self.kv_tokens, self.window)
+        if self.sparsity == "chunk":
+            first = 1.0 * self.kv_tokens - self.query_tokens
+            return self.kv_tokens - xp.floor(first / self.window) * self.window
         span = (
             self.query_tokens * xp.asarray(self.window)
             if self.sparsity == "top_k"

@@ -38,7 +38,7 @@ class Conv2d(Operator):
         xp = namespace(self.padding, self.dilation, kernel, size, self.stride)
         reach = self.dilation * (xp.asarray(kernel) - 1)
         padding = xp.where(xp.asarray(self.padding) >= 0, self.padding, reach // 2)
-        return xp.floor((size + 2.0 * padding - reach - 1.0) / self.stride) + 1.0
+        return xp.maximum(xp.floor((size + 2.0 * padding - reach - 1.0) / self.stride) + 1.0, 0.0)
 
     @property
     def out_height(self) -> Array:

@@ -22,6 +22,7 @@ class Operator:
 
     kind: ClassVar[str]
     unit: ClassVar[str]
+    dtype: str = static("bf16")
 
     @property
     def flops(self) -> Array:

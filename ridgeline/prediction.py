@@ -1,0 +1,226 @@
+"""One question, one answer: prefill and decode of a model on a chip, with what bounds them and whether it fits.
+
+    prefill   one pass over all prompts of the batch (encoders and image networks: one forward pass, and nothing else)
+    decode    output_tokens - 1 further passes, one token per request each, averaged over the growing context
+    request   prefill_s + (output_tokens - 1) * decode_s
+
+Times are those of `roofline.phase_time`: every operator at its bound, one after the other, and one batch at a time through all
+pipeline stages. Queueing, host time, chunking, micro-batches and overlap are not included.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import hardware
+import workloads
+from hardware import Accelerator
+from roofline import PhaseTime, Reason, phase_time
+from workloads import Batch, OperatorTable, Parallelism, TransformerModel
+from workloads.numeric import Array, namespace
+
+#: Decode contexts evaluated for the mean step; a time that is piecewise linear in context needs no more.
+_CONTEXT_SAMPLES = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """One phase of a prediction. `time_s`: [...] seconds of one pass; `table` and `times`: its operators (decode: with a leading
+    axis over sampled contexts)."""
+
+    name: str
+    time_s: Array
+    table: OperatorTable
+    times: PhaseTime
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """Answer of `predict`. Arrays have the broadcast shape of its arguments; NaN where `reason` is not `Reason.OK`.
+
+    `prefill_s`: one pass over all prompts (models that generate nothing: the forward pass). `decode_s`: mean time of one decode
+    pass, the time per output token (0 without generation). `request_s`: both. `requests_per_s`, `output_tokens_per_s`: of the whole
+    deployment.
+    `needed_bytes`, `capacity_bytes` per device at the end of decode; `fits`.
+    """
+
+    model: Any
+    chip: Accelerator
+    parallelism: Parallelism
+    batch: Array
+    input_tokens: Array
+    output_tokens: Array
+    phases: tuple[Phase, ...]
+    prefill_s: Array
+    decode_s: Array
+    request_s: Array
+    requests_per_s: Array
+    output_tokens_per_s: Array
+    output_tokens_per_s_per_device: Array
+    memory: Any
+    needed_bytes: Array
+    capacity_bytes: Array
+    fits: Array
+    reason: Array
+
+    def require_answer(self) -> "Prediction":
+        """Self if every point was answered, else `ValueError` that says why not (the first unanswered point)."""
+        reasons = np.ravel(np.asarray(self.reason))
+        failed = np.flatnonzero(reasons != Reason.OK)
+        if failed.size:
+            raise ValueError(_why_not(self, int(failed[0]), Reason(int(reasons[failed[0]]))))
+        return self
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        printer.text(str(self))
+
+    def __str__(self) -> str:
+        from ridgeline.report import prediction_text
+
+        return prediction_text(self)
+
+
+def predict(
+    model: Any,
+    *,
+    on: str | Path | dict | Accelerator,
+    tp: Array = 1,
+    pp: Array = 1,
+    ep: Array = 1,
+    dp: Array = 1,
+    dtype: str | None = None,
+    kv_dtype: str = "",
+    batch: Array = 1,
+    input_tokens: Array = 1024,
+    output_tokens: Array = 256,
+) -> Prediction:
+    """Predict prefill and decode of `model` (name, folder, `config.json`, or a model object) on chip `on`.
+
+    `batch` requests in flight over the whole deployment of tp x pp x dp devices, each with `input_tokens` of prompt and
+    `output_tokens` to generate. `dtype` replaces the weights' format ("fp8"), `kv_dtype` the cache's. Numeric arguments may be
+    arrays and broadcast: a sweep is one call.
+
+    Raises `ValueError` for unknown names and for sizes that are not positive. A point that cannot be computed (a degree that does
+    not divide, memory that does not suffice, a format the chip has no rate for) is NaN, with its `reason`; see
+    `Prediction.require_answer`.
+    """
+    spec = workloads.load(model)
+    if dtype is not None:
+        spec = spec.with_quantisation(dtype)
+    chip = hardware.load(on)
+    sizes = {"batch": batch, "input_tokens": input_tokens, "output_tokens": output_tokens}
+    for name, value in (sizes | {"tp": tp, "pp": pp, "ep": ep, "dp": dp}).items():
+        _check_size(name, value)
+    parallelism = Parallelism(tp=tp, pp=pp, ep=ep, dp=dp)
+    xp = namespace(batch, input_tokens, output_tokens, tp, pp, ep, dp)
+    steps = xp.asarray(output_tokens) - 1.0
+    if isinstance(spec, TransformerModel) and spec.causal:
+        rank = max(np.ndim(value) for value in (batch, input_tokens, output_tokens, tp, pp, ep, dp))
+        middles = (np.arange(_CONTEXT_SAMPLES) + 0.5).reshape((_CONTEXT_SAMPLES,) + (1,) * rank) / _CONTEXT_SAMPLES
+        contexts = input_tokens + xp.maximum(middles * steps - 0.5, 0.0)
+        decode_table = spec.phase(Batch.decode_of(batch, contexts), parallelism, kv_dtype=kv_dtype)
+        phases = (
+            _phase("prefill", spec.phase(Batch.prefill_of(batch, input_tokens), parallelism, kv_dtype=kv_dtype), chip),
+            _phase("decode", decode_table, chip, mean_axis=True),
+        )
+        memory = spec.memory(Batch.decode_of(batch, input_tokens + steps), parallelism, kv_dtype=kv_dtype)
+    elif isinstance(spec, TransformerModel):
+        whole = Batch.prefill_of(batch, input_tokens)
+        phases = (_phase("forward", spec.phase(whole, parallelism, kv_dtype=kv_dtype), chip),)
+        memory = spec.memory(whole, parallelism, kv_dtype=kv_dtype)
+    else:
+        if np.any(np.asarray(parallelism.devices) != 1):
+            raise ValueError(f"tp, pp, dp: {spec.name} is modelled on one device; expected 1")
+        phases = (_phase("forward", spec.forward(batch), chip),)
+        memory = spec.memory(batch)
+
+    capacity = chip.dram.capacity_bytes
+    needed = memory.total_bytes
+    fits = xp.asarray(needed <= capacity)
+    reason = xp.where(fits, Reason.OK.value, Reason.DOES_NOT_FIT.value)
+    for phase in phases:
+        reason = xp.where(_unsupported(phase), Reason.UNSUPPORTED_DTYPE.value, reason)
+        divisible = xp.asarray(phase.table.divisible)
+        reason = xp.where(divisible, reason, Reason.NOT_DIVISIBLE.value)
+    mask = xp.where(reason == Reason.OK.value, 0.0, xp.nan)
+    generates = len(phases) == 2
+    prefill_s = phases[0].time_s + mask
+    decode_s = phases[1].time_s + mask if generates else 0.0 * mask
+    request_s = prefill_s + (steps * decode_s if generates else 0.0)
+    tokens_per_s = batch * xp.asarray(output_tokens) / request_s if generates else xp.nan * mask
+    return Prediction(
+        model=spec,
+        chip=chip,
+        parallelism=parallelism,
+        batch=batch,
+        input_tokens=input_tokens,
+        output_tokens=output_tokens,
+        phases=phases,
+        prefill_s=prefill_s,
+        decode_s=decode_s,
+        request_s=request_s,
+        requests_per_s=batch / request_s,
+        output_tokens_per_s=tokens_per_s,
+        output_tokens_per_s_per_device=tokens_per_s / parallelism.devices,
+        memory=memory,
+        needed_bytes=needed,
+        capacity_bytes=capacity,
+        fits=fits,
+        reason=reason,
+    )
+
+
+def _phase(name: str, table: OperatorTable, chip: Accelerator, *, mean_axis: bool = False) -> Phase:
+    times = phase_time(table, chip)
+    xp = namespace(times.total_s)
+    one_pass = xp.mean(times.total_s, axis=0) if mean_axis else times.total_s
+    return Phase(name=name, time_s=one_pass, table=table, times=times)
+
+
+def _unsupported(phase: Phase) -> Any:
+    codes = [np.any(np.asarray(group.one.reason) == Reason.UNSUPPORTED_DTYPE) for group in phase.times.groups]
+    return bool(np.any(codes))
+
+
+def _check_size(name: str, value: Array) -> None:
+    array = np.asarray(value)
+    if array.dtype.kind not in "iuf":
+        raise ValueError(f"{name}: {value!r} is not a number")
+    if not np.all(np.isfinite(array) & (array >= 1)):
+        raise ValueError(f"{name}: {np.ravel(array)[np.argmin(np.ravel(array))]:g}; expected at least 1")
+
+
+def _first(value: Array, index: int, shape: tuple[int, ...]) -> float:
+    return float(np.ravel(np.broadcast_to(np.asarray(value, dtype=float), shape))[index])
+
+
+def _why_not(prediction: Prediction, index: int, reason: Reason) -> str:
+    shape = np.shape(prediction.reason)
+    degrees = prediction.parallelism
+    tp, pp, ep, dp = (int(_first(getattr(degrees, name), index, shape)) for name in ("tp", "pp", "ep", "dp"))
+    model, chip = prediction.model.name, prediction.chip.name
+    if reason == Reason.DOES_NOT_FIT:
+        needed, capacity = (_first(v, index, shape) for v in (prediction.needed_bytes, prediction.capacity_bytes))
+        return (
+            f"{model} does not fit: {needed / 1e9:,.1f} GB per device needed, {chip} has {capacity / 1e9:,.1f} GB "
+            f"(tp {tp}, pp {pp}, batch {_first(prediction.batch, index, shape):g}); raise tp or pp, or lower batch, tokens or dtype"
+        )
+    if reason == Reason.NOT_DIVISIBLE:
+        return f"{model} cannot be split by tp {tp}, pp {pp}, ep {ep}, dp {dp}: it has {_divisors(prediction.model)}"
+    formats = sorted(prediction.chip.matrix_flops_per_s)
+    return (
+        f"{chip} has no rate for a number format {model} needs (it has {', '.join(formats)}); choose another with dtype"
+    )
+
+
+def _divisors(model: Any) -> str:
+    """The sizes that degrees of parallelism must divide, named."""
+    sizes: dict[str, set[int]] = {"layers": {model.layer_count}}
+    for group in model.layers:
+        for part in (group.attention, group.feed_forward):
+            for name in ("heads", "kv_heads", "key_heads", "value_heads", "experts", "width"):
+                if hasattr(part, name):
+                    sizes.setdefault(name, set()).add(getattr(part, name))
+    return ", ".join(f"{name} {'/'.join(str(v) for v in sorted(values))}" for name, values in sizes.items())
