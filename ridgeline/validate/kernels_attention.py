@@ -2,7 +2,8 @@
 
 Splits: "none" scores the shipped constants; "shapes" refits every family without a quarter of the (heads, kv_heads,
 head_dim) combinations and scores those; "gpu" fits the pooled kernel to the other GPUs only and scores the one left
-out (what an unknown architecture gets); "few-shot" adds 32 rows per phase and stack of the new GPU to that and scores the rest.
+out (what an unknown architecture gets); "few-shot" adds 32 rows per phase and stack of the new GPU to that and scores
+the rest.
 """
 
 from pathlib import Path
