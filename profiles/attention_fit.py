@@ -6,19 +6,24 @@ The kernel lists below are what is known of the stacks' dispatchers; adding a ke
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
 import hardware
+from hardware.accelerator import Accelerator, MemoryLevel
 from profiles.attention_points import AttentionPoints
 from profiles.fit import Fit, Parameter, fit_log_error
 from roofline.relax import straight_through
-from tiles.attention import decode_attention_time, prefill_attention_time
+from tiles.attention import decode_attention_time, matrix_peak, prefill_attention_time
 from tiles.attention_constants import AttentionConstants, core_generation, stack_name
 from tiles.attention_kernels import DecodeKernel, Kernel, PrefillKernel, When
+from workloads.operators import Attention
 
+#: The fields of an attention operator that vary from row to row.
+ARRAY_FIELDS = ("sequences", "query_tokens", "kv_tokens", "heads", "kv_heads", "head_dim", "value_dim", "window")
 #: Physical bounds of each constant; also the neutral starting point where a record's default is not used.
 BOUNDS: dict[str, tuple[float, float]] = {
     "launch_s": (2e-6, 30e-6),
@@ -264,18 +269,58 @@ def fit_phase(
     chips = {p.gpu: hardware.load(p.gpu) for p in points}
     time = decode_attention_time if phase == "decode" else prefill_attention_time
 
+    groups = stacked(points, chips)
+
     def predict(theta: Mapping[str, Any]) -> Any:
         kernels = kernels_from(phase, plan, theta)
         if phase == "decode":
             family = AttentionConstants(architecture="", stack="", decode=kernels, prefill=())
         else:
             family = AttentionConstants(architecture="", stack="", decode=decode, prefill=kernels)
-        parts = [time(p.op, chips[p.gpu], family, rounding=straight_through).total_s for p in points]
-        return jnp.concatenate([jnp.broadcast_to(x, p.measured_s.shape) for x, p in zip(parts, points)])
+        parts = [time(op, chip, family, rounding=straight_through).total_s for op, chip, _ in groups]
+        return jnp.concatenate([jnp.broadcast_to(x, s.shape) for x, (_, _, s) in zip(parts, groups)])
 
-    measured = np.concatenate([p.measured_s for p in points])
+    measured = np.concatenate([s for _, _, s in groups])
     fit = fit_log_error(predict, measured, parameters, starts=starts, max_evaluations=max_evaluations)
     return AttentionFit(fit, *tables_of(phase, plan, fit.values))
+
+
+def stacked(
+    points: Sequence[AttentionPoints], chips: Mapping[str, Accelerator]
+) -> list[tuple[Attention, Accelerator, np.ndarray]]:
+    """The points with their chips, joined where the formats agree: (operator, chip, measured_s), arrays over rows [n].
+
+    A chip becomes an array of chips, row by row, so that a fit over many GPUs compiles as few formulas as over one.
+    """
+    groups: dict[tuple, list[AttentionPoints]] = {}
+    for p in points:
+        groups.setdefault((p.name, p.op.dtype, p.op.kv_dtype, p.op.shared_kv), []).append(p)
+    result = []
+    for members in groups.values():
+        sizes = [len(p.measured_s) for p in members]
+
+        def column(values: Sequence[Any], sizes: list[int] = sizes) -> np.ndarray:
+            return np.concatenate([np.broadcast_to(np.asarray(v, float), (n,)) for v, n in zip(values, sizes)])
+
+        op = members[0].op
+        arrays = {name: column([getattr(p.op, name) for p in members]) for name in ARRAY_FIELDS}
+        found = [chips[p.gpu] for p in members]
+        levels = [
+            MemoryLevel(
+                name=name,
+                capacity_bytes=column([c.level(name).capacity_bytes for c in found]),
+                bandwidth_bytes_per_s=column([c.level(name).bandwidth_bytes_per_s for c in found]),
+            )
+            for name in ("dram", "l2")
+        ]
+        chip = Accelerator(
+            matrix_flops_per_s={op.dtype: column([matrix_peak(c, op.dtype) for c in found])},
+            memory=tuple(levels),
+            cores=column([c.cores for c in found]),
+            clock_hz=column([c.clock_hz for c in found]),
+        )
+        result.append((replace(op, **arrays), chip, column([p.measured_s for p in members])))
+    return result
 
 
 def tables_of(
