@@ -57,6 +57,7 @@ _MATRIX_TILES = _both_ways(
     [(64, n) for n in (16, 32, 64, 96, 128, 192, 256)] + [(128, n) for n in (32, 64, 96, 128, 192, 256)]
 )
 _VECTOR_TILES = _both_ways([(32, 32), (32, 64), (32, 128), (64, 64), (64, 128), (128, 128)])
+_WARP_TILES = _both_ways([(32, 64), (32, 128), (64, 64), (64, 128), (64, 256), (128, 128), (128, 256)])
 _SPLITS = (1, 2, 3, 4, 6, 8, 12, 16)
 
 #: Families by name.
@@ -66,8 +67,15 @@ FAMILIES: dict[str, Candidates] = {
     "tuned": _free(_MATRIX_TILES, _SPLITS, 128 * 128),
     # The same without split-K.
     "tuned_unsplit": _free(_MATRIX_TILES, (1,)),
+    # Libraries for chips whose matrix instructions are issued per warp (Ampere, Ada): powers of two only.
+    "tuned_warp": _free(_WARP_TILES, _SPLITS, 128 * 128),
     # FP32 on vector units.
     "vector": _free(_VECTOR_TILES, _SPLITS),
+    # Batched FP32 in cuBLAS, which switches neither split-K on nor, on most generations, the tile: rows x columns as
+    # in torch (cuBLAS computes the transpose, so its sgemm_128x64 covers 64 rows and 128 columns).
+    "vector_batched": _free(_both_ways([(32, 128), (64, 64), (64, 128)]), (1,)),
+    "vector_wide": _free([(64, 128)], (1,)),
+    "vector_square": _free([(128, 128)], (1,)),
     # CUTLASS 3 scaled GEMM as serving engines build it for Hopper: one tile per range of m, no split-K, 2 x 1
     # clusters above.
     "cutlass": _family(

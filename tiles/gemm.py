@@ -7,6 +7,7 @@ For a candidate (tile t_m x t_n, split-K factor s), with b bytes per element and
     matrix  = waves 2 t_m t_n k_s / (peak / cores * efficiency)             full tiles, even where ragged
     step    = waves steps(k_s) step_clocks / (clock * resident tiles)       latency of one step of the pipeline
     l2      = tiles (t_m + t_n) k_s b / (cores * l2 bytes per clock * clock)
+    store   = output / (cores * store bytes per clock * clock)
     dram    = (weights not in L2 + activations beyond L2 + reloads + output) / (bandwidth * efficiency)
     power   = flops * joules per flop / watts                               chips that cannot hold their clock
     time    = launch + quantise(m k) + min over candidates [ max + exposed (sum - max) + epilogue + split-K reduction ]
@@ -49,6 +50,7 @@ class GemmTerms(NamedTuple):
     step_s: Array
     l2_s: Array
     dram_s: Array
+    store_s: Array
     power_s: Array
     epilogue_s: Array
     split_s: Array
@@ -101,11 +103,12 @@ def gemm_time(
     candidates = family(constants.candidates)
     setting = _setting(op, chip, constants, peak, weight_copies)
     over = _over_candidates(setting)
-    terms = _terms(over, candidates, constants, rounding)
-    best = rounding.min_over(terms.total_s, axis=-1)
-    index = _index_of_minimum(terms.total_s)
+    total_s = _terms(over, candidates, constants, rounding).total_s
+    index = _index_of_minimum(total_s)
     chosen = _terms(setting, candidates.at(index, over.xp), constants, rounding)
-    return _assemble(setting, constants, chosen, best)
+    # The best candidate evaluated again has the value of the minimum and, at a fraction of the cost, its derivative.
+    best_s = rounding.min_over(total_s, axis=-1) if rounding.mode == "smooth" else chosen.total_s
+    return _assemble(setting, constants, chosen, best_s)
 
 
 def explain_gemm(
@@ -163,6 +166,7 @@ class _Setting(NamedTuple):
     resident_bytes: Array
     reload: Array
     reload_rows_bytes: Array
+    store_s: Array
     power_s: Array
     quantise_s: Array
     flops: Array
@@ -176,9 +180,10 @@ def _setting(op: Gemm, chip: Accelerator, c: GemmConstants, peak: Array, weight_
     rows, weights, output = batch * m * k * a, batch * n * k * b, batch * m * n * out
     cache = l2_capacity(chip)
     hot = xp.minimum(c.resident_share * cache / (weight_copies * weights), 1.0) ** 4
-    spill = xp.clip(rows / (c.activation_share * cache) - 1.0, 0.0, 1.0)
-    cold = weights * (1.0 - hot) + rows * spill + output
-    reload = xp.clip((rows + weights) / (c.activation_share * cache) - 1.0, 0.0, 1.0)
+    room = c.activation_share * cache
+    row_spill, out_spill = _beyond(rows, room, xp), _beyond(output, room, xp)
+    cold = weights * (1.0 - hot) + rows * row_spill + output * out_spill
+    reload = _beyond(rows + weights, room, xp)
     flops = 2.0 * batch * m * n * k
     watts = xp.where(xp.isnan(1.0 * chip.peak_watts), xp.inf, chip.peak_watts)
     core_bytes_per_s = chip.cores * chip.clock_hz
@@ -198,13 +203,19 @@ def _setting(op: Gemm, chip: Accelerator, c: GemmConstants, peak: Array, weight_
         l2_bytes_per_s=c.l2_bytes_per_clock * core_bytes_per_s,
         dram_bytes_per_s=chip.dram.bandwidth_bytes_per_s * c.dram_efficiency,
         cold_bytes=cold,
-        resident_bytes=weights * hot + rows * (1.0 - spill),
+        resident_bytes=weights * hot + rows * (1.0 - row_spill) + output * (1.0 - out_spill),
         reload=reload,
-        reload_rows_bytes=rows * spill + weights * (1.0 - hot),
+        reload_rows_bytes=rows * row_spill + weights * (1.0 - hot),
+        store_s=output / (c.store_bytes_per_clock * core_bytes_per_s),
         power_s=flops * c.flop_joules / watts,
         quantise_s=quantise,
         flops=flops,
     )
+
+
+def _beyond(size_bytes: Array, room_bytes: Array, xp) -> Array:
+    """Share of an operand that does not stay in L2: none up to `room_bytes`, all from a quarter above it."""
+    return xp.clip((size_bytes / room_bytes - 1.0) / 0.25, 0.0, 1.0)
 
 
 def _terms(s: _Setting, t: Candidates, c: GemmConstants, rounding: Rounding) -> GemmTerms:
@@ -231,7 +242,7 @@ def _terms(s: _Setting, t: Candidates, c: GemmConstants, rounding: Rounding) -> 
     dram_bytes = s.cold_bytes + s.reload * xp.maximum(xp.minimum(raster, l2_bytes) - s.reload_rows_bytes, 0.0)
     l2_s = l2_bytes / s.l2_bytes_per_s
     dram_s = dram_bytes / s.dram_bytes_per_s
-    resources = (matrix, step_s, l2_s, dram_s, s.power_s + 0.0 * matrix)
+    resources = (matrix, step_s, l2_s, dram_s, s.store_s + 0.0 * matrix, s.power_s + 0.0 * matrix)
     longest = rounding.maximum(*resources) if rounding.mode == "smooth" else reduce(xp.maximum, resources)
     busy = longest + c.exposed * (sum(resources) - longest)
     epilogue = (
@@ -242,9 +253,18 @@ def _terms(s: _Setting, t: Candidates, c: GemmConstants, rounding: Rounding) -> 
     allowed = (s.m > t.m_above) & (s.m <= t.m_upto) & ((t.split <= 1.0) | (s.k >= 4.0 * step * t.split))
     total = busy + epilogue + reduction + xp.where(allowed, 0.0, _FORBIDDEN_S)
     return GemmTerms(
-        total, matrix, step_s, l2_s, dram_s, resources[-1], epilogue, reduction, tiles, landing.waves,
-        landing.tail_fill, sharing, l2_bytes, dram_bytes, s.resident_bytes + 0.0 * tiles,
-    )  # fmt: skip
+        total,
+        *resources,
+        epilogue,
+        reduction,
+        tiles,
+        landing.waves,
+        landing.tail_fill,
+        sharing,
+        l2_bytes,
+        dram_bytes,
+        s.resident_bytes + 0.0 * tiles,
+    )
 
 
 def _over_candidates(setting: _Setting) -> _Setting:
@@ -261,17 +281,17 @@ def _over_candidates(setting: _Setting) -> _Setting:
 
 def _index_of_minimum(total_s: Array) -> Array:
     xp = namespace(total_s)
-    return xp.argmin(stop_gradient(total_s), axis=-1)
+    return xp.argmin(stop_gradient(total_s), axis=-1)  # the choice itself has no derivative
 
 
 def _assemble(s: _Setting, c: GemmConstants, terms: GemmTerms, best_s: Array) -> KernelTime:
     xp = s.xp
     launch = c.launch_s + s.quantise_s
-    cache = xp.maximum(terms.l2_s, terms.step_s)  # type: ignore[attr-defined]
+    cache = xp.maximum(xp.maximum(terms.l2_s, terms.store_s), terms.step_s)  # type: ignore[attr-defined]
     compute = xp.maximum(terms.matrix_s, terms.power_s)  # type: ignore[attr-defined]
     peak = xp.maximum(xp.maximum(compute, terms.dram_s), cache)  # type: ignore[attr-defined]
     bound = xp.select(  # type: ignore[attr-defined]
-        [launch > best_s, compute >= peak, terms.dram_s >= peak, terms.l2_s >= peak],
+        [launch > best_s, compute >= peak, terms.dram_s >= peak, xp.maximum(terms.l2_s, terms.store_s) >= peak],
         [Bound.LAUNCH.value, Bound.COMPUTE.value, Bound.MEMORY.value, Bound.CACHE.value],
         Bound.LOAD_PORT.value,
     )

@@ -6,7 +6,7 @@ says so (`kind`).
 """
 
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cache
 from pathlib import Path
@@ -29,6 +29,7 @@ class GemmConstants:
     launch_s: fixed time of one kernel, start to end. tensor_efficiency: share of peak a full tile reaches.
     step_clocks: clocks of one 128-byte step of the load pipeline. l2_bytes_per_clock: L2 bandwidth per core.
     dram_efficiency: share of DRAM bandwidth reached. split_s: cost of a split-K reduction (a second kernel).
+    store_bytes_per_clock: bytes of output per clock and core that L2 takes from all cores together.
     epilogue_bytes_per_clock: output a core stores per clock when nothing hides it. exposed: share of the other
     resources' time that the slowest one does not hide. resident_share: share of L2 that idle weights may occupy.
     activation_share: share of L2 that holds the activations. balance: 0 whole waves, 1 balanced (see `wave`).
@@ -44,6 +45,7 @@ class GemmConstants:
     dram_efficiency: Array = 0.82
     split_s: Array = 2.8e-6
     epilogue_bytes_per_clock: Array = 32.0
+    store_bytes_per_clock: Array = 10.0
     exposed: Array = 0.2
     resident_share: Array = 0.5
     activation_share: Array = 0.4
@@ -79,6 +81,21 @@ NEAREST_ARCHITECTURE: dict[str, tuple[str, ...]] = {
 #: A streaming multiprocessor of a data-centre chip has at least this much shared memory; graphics chips of the same
 #: name less.
 _DATA_CENTRE_BYTES = 128e3
+#: Energy of one operation against a 16 nm process, by architecture: what scales `flop_joules` of pooled sets
+#: (assumed, from published energy per operation of the processes).
+ENERGY_SCALE: dict[str, float] = {
+    "Pascal": 1.0,
+    "Volta": 0.9,
+    "Turing": 0.9,
+    "Ampere": 0.6,
+    "CDNA1": 0.6,
+    "CDNA2": 0.55,
+    "CDNA3": 0.4,
+    "Ada": 0.35,
+    "Hopper": 0.35,
+    "Blackwell": 0.35,
+    "Blackwell Ultra": 0.35,
+}
 #: Formats whose constants stand in for one that has none, nearest first.
 NEAREST_FORMAT: dict[str, tuple[str, ...]] = {
     "fp16": ("bf16",),
@@ -122,8 +139,11 @@ def constants_architecture(chip: Accelerator) -> str:
     return "Ada" if graphics and bool(jax.numpy.all(small)) else chip.architecture
 
 
-def gemm_constants(chip: Accelerator, op: Gemm, stack: str | None = None) -> GemmConstants:
-    """The shipped constants nearest to (`chip`, format of `op`, `stack`), with `kind` saying how near.
+def gemm_constants(
+    chip: Accelerator, op: Gemm, stack: str | None = None, sets: Sequence[dict[str, Any]] | None = None
+) -> GemmConstants:
+    """The constants nearest to (`chip`, format of `op`, `stack`) among `sets` (default: shipped), `kind` saying how
+    near.
 
     Order: architecture, then number format, then stack (exact, then the same engine in another version, then
     `DEFAULT_STACKS`). kind: "fitted" where chip, format and engine are those of the fit; "transferred" where one
@@ -131,19 +151,24 @@ def gemm_constants(chip: Accelerator, op: Gemm, stack: str | None = None) -> Gem
     `source` names what was taken.
     """
     wanted = gemm_format(op)
+    known = shipped_sets() if sets is None else sets
     architecture = constants_architecture(chip)
-    formats = (wanted, *NEAREST_FORMAT.get(wanted, ()))
-    for arch in (architecture, *NEAREST_ARCHITECTURE.get(architecture, ())):
-        for fmt in formats:
-            found = [entry for entry in shipped_sets() if entry["architecture"] == arch and entry["format"] == fmt]
-            if found:
-                entry = _nearest_stack(found, stack)
-                exact = (
-                    chip.name in entry["chips"]
-                    and fmt == wanted
-                    and (stack is None or _engine(stack) == _engine(entry["stack"]))
-                )
-                return _constants(entry, "fitted" if exact else "transferred")
+    near = NEAREST_ARCHITECTURE.get(architecture, ())
+    # A set pooled over generations beats a set of one other generation; another format of the same cores beats both.
+    order = [(architecture, wanted), ("any", wanted)]
+    order += [(architecture, other) for other in NEAREST_FORMAT.get(wanted, ())]
+    order += [(arch, other) for arch in near for other in (wanted, *NEAREST_FORMAT.get(wanted, ()))]
+    for arch, label in order:
+        found = [entry for entry in known if entry["architecture"] == arch and entry["format"] == label]
+        if found:
+            entry = _nearest_stack(found, stack)
+            same = stack is None or _engine(stack) == _engine(entry["stack"])
+            exact = chip.name in entry["chips"] and label == wanted and same and arch == architecture
+            constants = _constants(entry, "fitted" if exact else "transferred")
+            if arch == "any":
+                scale = ENERGY_SCALE.get(architecture, 0.5)
+                constants = replace(constants, flop_joules=constants.flop_joules * scale)
+            return constants
     return GemmConstants()
 
 
