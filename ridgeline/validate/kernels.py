@@ -11,6 +11,7 @@ import pandas as pd
 
 from ridgeline.validate.kernels_attention import attention_scores
 from ridgeline.validate.kernels_conv2d import conv2d_points
+from ridgeline.validate.kernels_e2e import e2e_points
 from ridgeline.validate.kernels_gemm import gemm_points
 from ridgeline.validate.kernels_memory_bound import memory_bound_points
 from ridgeline.validate.kernels_moe import moe_points
@@ -24,6 +25,7 @@ PARTS: dict[str, tuple[Callable[..., tuple[pd.DataFrame, list[str]]], dict[str, 
     "memory-bound": (memory_bound_points, {"none": "none", "shapes": "shapes", "gpu": "gpus"}),
     "moe": (moe_points, {"none": "none", "shapes": "shapes", "gpu": "gpus"}),
     "conv2d": (conv2d_points, {"none": "none", "shapes": "shapes", "gpu": "gpus"}),
+    "whole models": (e2e_points, {"none": "none"}),
 }
 
 

@@ -18,7 +18,7 @@ def known_levels() -> tuple[str, ...]:
     """Names of the levels, sorted; a module called `<level>_<part>` is a part of a level."""
     package = importlib.import_module("ridgeline.validate")
     names = {module.name for module in pkgutil.iter_modules(package.__path__)} - SHARED
-    return tuple(sorted(name for name in names if name.rpartition("_")[0] not in names))
+    return tuple(sorted(name for name in names if not any(name.startswith(f"{other}_") for other in names)))
 
 
 def load_level(name: str) -> ModuleType:
