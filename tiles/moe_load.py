@@ -8,8 +8,8 @@ takes as long as its busiest rank. Loads are arrays [..., local experts] of that
   there are no more rows than experts), scaled to tokens top_k rows and made whole by largest remainders. The sample is
   its own quantiles, dealt to ranks by fixed permutations; the busiest rank of each deal counts, averaged over deals.
 
-Hand check: 16 tokens, top 8 of 128, a = 1.2: 49 experts round to a row or more and share 118 of the 128 rows; the ten
-missing rows go to the ten largest remainders: 59 active experts (an A100 layer's weight traffic says 61).
+Hand check: 16 tokens, top 8 of 128, a = 1.2: the scaled quantile of expert i falls below half a row near i = 50; the
+remainders fill up to 55 active experts (an A100 layer's weight traffic says 61).
 """
 
 from typing import NamedTuple

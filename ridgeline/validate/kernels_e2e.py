@@ -40,13 +40,13 @@ class EagerModel(NamedTuple):
     activation: str
 
 
-#: Published configurations; with a head where the rooflines recorded beside the measurements contain one.
+#: Published configurations, causal models with their language-model head.
 MODELS: dict[str, EagerModel] = {
     "bert_large": EagerModel(1024, 24, 16, 4096, 0, "gelu"),
     "gpt2_large": EagerModel(1280, 36, 20, 5120, 50257, "gelu_tanh"),
     "gpt3_xl": EagerModel(3072, 24, 24, 12288, 50257, "gelu_tanh"),
     "gpt3_27": EagerModel(2560, 32, 32, 10240, 50257, "gelu_tanh"),
-    "opt_13": EagerModel(2048, 24, 32, 8192, 0, "relu"),
+    "opt_13": EagerModel(2048, 24, 32, 8192, 50272, "relu"),
 }
 
 
