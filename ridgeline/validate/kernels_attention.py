@@ -1,4 +1,4 @@
-"""Level "kernels_attention": decode, prefill and latent attention against measured kernels, also part of "kernels".
+"""Part of level `kernels`: decode, prefill and latent attention against measured kernels.
 
 Splits: "none" scores the shipped constants; "shapes" refits every family without a quarter of the (heads, kv_heads,
 head_dim) combinations and scores those; "gpu" fits the pooled kernel to the other GPUs only and scores the one left
@@ -16,21 +16,15 @@ import hardware
 from profiles.attention_families import PHASES, family_rows, few_shot, fit_family, predict_s
 from profiles.attention_fit import GENERIC_PLAN, family_key, plan_of
 from profiles.attention_points import FILES, PHASE, Frame, read_attention_table, shape_fold
-from ridgeline.validate.report import Validation, track
+from ridgeline.validate.report import track
 from ridgeline.validate.tables import find_table, measured_or_nan
 from tiles.attention_constants import GENERIC, NEAREST_STACK, AttentionConstants, attention_constants, stack_name
 
 SPLITS = ("none", "shapes", "gpu", "few-shot")
 #: Rows per phase and stack that a few-shot calibration may see.
 SHOTS = 32
-#: Rows per phase of the pooled fits (one per GPU left out).
-POOLED_SAMPLE = 3000
-
-
-def validate(data: Path, *, split: str) -> Validation:
-    """Score the attention tables under `data`/kernels; `ValueError` if there is none."""
-    points, messages = attention_scores(data / "kernels", split=split)
-    return Validation(level="kernels_attention", points=points, messages=messages)
+#: Rows per phase of each refit.
+REFIT_SAMPLE = 3000
 
 
 def attention_scores(folder: Path, *, split: str) -> tuple[Frame, list[str]]:
@@ -92,7 +86,7 @@ def _shapes(frame: Frame, usable: np.ndarray) -> tuple[np.ndarray, Any, np.ndarr
     predicted = np.full(len(frame), np.nan)
     learn, families = frame[usable & ~left_out], {}
     for key, rows in track(list(family_rows(learn)), "refitting without a quarter of the shapes"):
-        families[key] = fit_family(rows, key, plan_of(key))[0]
+        families[key] = fit_family(rows, key, plan_of(key), sample=REFIT_SAMPLE)[0]
     predicted[left_out] = predict_s(
         frame[left_out].reset_index(drop=True), lambda gpu, software: families[family_key(gpu, software)]
     )
@@ -103,7 +97,7 @@ def _gpu(frame: Frame, usable: np.ndarray) -> tuple[np.ndarray, Any, np.ndarray]
     predicted = np.full(len(frame), np.nan)
     for gpu, others in track(list(_pooled_without_each(frame, usable)), "one GPU left out at a time"):
         chosen = (frame["gpu"] == gpu).to_numpy()
-        family = fit_family(others, (GENERIC, GENERIC), GENERIC_PLAN, sample=POOLED_SAMPLE)[0]
+        family = fit_family(others, (GENERIC, GENERIC), GENERIC_PLAN, sample=REFIT_SAMPLE)[0]
         predicted[chosen] = predict_s(frame[chosen].reset_index(drop=True), lambda g, s, family=family: family)
     return predicted, "datasheet", np.ones(len(frame), bool)
 
@@ -112,7 +106,7 @@ def _few_shot(frame: Frame, usable: np.ndarray) -> tuple[np.ndarray, Any, np.nda
     predicted, scored = np.full(len(frame), np.nan), np.ones(len(frame), bool)
     generator = np.random.default_rng(0)
     for gpu, others in track(list(_pooled_without_each(frame, usable)), "few-shot calibration of each GPU"):
-        prior = fit_family(others, (GENERIC, GENERIC), GENERIC_PLAN, sample=POOLED_SAMPLE)[0]
+        prior = fit_family(others, (GENERIC, GENERIC), GENERIC_PLAN, sample=REFIT_SAMPLE)[0]
         for software in sorted(frame.loc[frame["gpu"] == gpu, "sw_version"].unique()):
             chosen = ((frame["gpu"] == gpu) & (frame["sw_version"] == software)).to_numpy()
             seen = []

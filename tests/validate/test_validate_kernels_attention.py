@@ -6,7 +6,8 @@ import pytest
 
 from profiles.attention_points import FILES, read_attention_table
 from profiles.data_folder import data_folder
-from ridgeline.validate.kernels_attention import attention_scores, validate
+from ridgeline.validate.kernels_attention import attention_scores
+from ridgeline.validate.report import Validation
 
 
 def table(**changes):
@@ -29,7 +30,6 @@ def table(**changes):
 
 
 def test_every_row_is_counted_and_the_odd_ones_are_unanswered(tmp_path):
-    (tmp_path / "kernels").mkdir()
     rows = [
         table(),
         table(gpu="h200_sxm"),
@@ -40,8 +40,9 @@ def test_every_row_is_counted_and_the_odd_ones_are_unanswered(tmp_path):
         table(op="generation_mystery"),
         table(sw_version="lmdeploy-1.0"),
     ]
-    pd.DataFrame(rows).to_parquet(tmp_path / "kernels" / "attention_generation.parquet")
-    validation = validate(tmp_path, split="none")
+    pd.DataFrame(rows).to_parquet(tmp_path / "attention_generation.parquet")
+    points, messages = attention_scores(tmp_path, split="none")
+    validation = Validation(level="kernels", points=points, messages=messages)
     total = validation.rows()[0]
     assert total["n"] == 8
     assert total["answered"] == 3
