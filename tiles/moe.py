@@ -21,6 +21,9 @@ Hand check: H100 bf16, 16 tokens, top 8 of 128, 4096 x 1536: all 128 experts hit
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import jax
+import numpy as np
+
 from hardware.accelerator import Accelerator
 from roofline.kernel_time import Bound, KernelTime, Reason, kernel_time
 from roofline.relax import Rounding, exact
@@ -157,25 +160,25 @@ def grouped_gemm_terms(
     dram_bytes = (1.0 - resident) * weights + load.rows * (k * a_bytes + n * o_bytes)
     dram = dram_bytes / (chip.dram.bandwidth_bytes_per_s * c.dram_efficiency)
 
-    candidates = []
-    for i, t_n in TILES:
-        t_m = TILE_M[i]
-        fits = _offered(t_m, t_n, tokens, local_experts, c)
-        blocks = load.tiles[..., i] * rounding.ceil(n / t_n)
-        x = blocks / chip.cores
-        passes = rounding.maximum(1.0, x + c.ragged * (rounding.ceil(x) - x))
-        operand = k * (t_m * a_bytes + t_n * w_bytes)
-        tensor = passes * 2.0 * t_m * t_n * k / (peak / chip.cores * c.tensor_efficiency)
-        port = passes * operand / (c.port_bytes_per_clock * chip.clock_hz)
-        l2 = blocks * operand / (chip.cores * c.l2_bytes_per_clock * chip.clock_hz)
-        top = xp.maximum(xp.maximum(tensor, port), xp.maximum(l2, dram))
-        norm = (tensor / top) ** NORM + (port / top) ** NORM + (l2 / top) ** NORM + (dram / top) ** NORM
-        total = top * norm ** (1.0 / NORM) + passes * c.tile_latency_s
-        total = xp.where(fits, total, 1e30)
-        candidates.append((total, tensor, port, l2, passes, t_m, t_n))
-    columns = [_stacked(xp, column) for column in zip(*candidates)]
-    weights_of = rounding.argmin_weights(columns[0])
-    total, tensor, port, l2, passes, t_m, t_n = (rounding.pick(column, weights_of) for column in columns)
+    # Candidates are the last axis from here on.
+    index, t_m, t_n = (np.array(column) for column in zip(*((i, TILE_M[i], t_n) for i, t_n in TILES)))
+    n, k, dram_c = (xp.asarray(x)[..., None] for x in (n, k, dram))
+    chip_c, c_c = jax.tree_util.tree_map(lambda x: xp.asarray(x)[..., None], (_rates(chip, peak), c))
+    blocks = load.tiles[..., index] * rounding.ceil(n / t_n)
+    x = blocks / chip_c.cores
+    passes = rounding.maximum(1.0, x + c_c.ragged * (rounding.ceil(x) - x))
+    operand = k * (t_m * a_bytes + t_n * w_bytes)
+    tensor = passes * 2.0 * t_m * t_n * k / (chip_c.peak / chip_c.cores * c_c.tensor_efficiency)
+    port = passes * operand / (c_c.port_bytes_per_clock * chip_c.clock_hz)
+    l2 = blocks * operand / (chip_c.cores * c_c.l2_bytes_per_clock * chip_c.clock_hz)
+    top = xp.maximum(xp.maximum(tensor, port), xp.maximum(l2, dram_c))
+    norm = (tensor / top) ** NORM + (port / top) ** NORM + (l2 / top) ** NORM + (dram_c / top) ** NORM
+    total = top * norm ** (1.0 / NORM) + passes * c_c.tile_latency_s
+    offered = _offered(t_m, t_n, xp.asarray(tokens)[..., None], xp.asarray(local_experts)[..., None], c_c)
+    total = xp.where(offered, total, 1e30)
+    columns = xp.broadcast_arrays(total, tensor, port, l2, passes, xp.asarray(t_m), xp.asarray(t_n))
+    chosen = rounding.argmin_weights(total)
+    total, tensor, port, l2, passes, t_m, t_n = (rounding.pick(column, chosen) for column in columns)
     return GroupedGemmTerms(total, tensor, dram, port, l2, t_m, t_n, passes, resident, dram_bytes)
 
 
@@ -262,11 +265,17 @@ def moe_time(
     )
 
 
-def _stacked(xp, values: tuple[Array, ...]) -> Array:
-    return xp.stack(xp.broadcast_arrays(*(xp.asarray(value, dtype=float) for value in values)), axis=-1)
+class _Rates(NamedTuple):
+    cores: Array
+    clock_hz: Array
+    peak: Array
 
 
-def _offered(t_m: float, t_n: float, tokens: Array, local_experts: Array, c: MoeConstants) -> Array:
+def _rates(chip: Accelerator, peak: Array) -> _Rates:
+    return _Rates(chip.cores, chip.clock_hz, peak)
+
+
+def _offered(t_m: Array, t_n: Array, tokens: Array, local_experts: Array, c: MoeConstants) -> Array:
     """Whether a kernel family has this tile: all but t_n = 32 when it is tuned, else the untuned Triton default,
     16 x 32 while tokens <= local experts and 64 x 64 above."""
     xp = namespace(tokens, local_experts, c)

@@ -1,5 +1,7 @@
 """Expert layers: routing loads against brute force, limits, monotony, JAX equals NumPy."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,8 +11,10 @@ from hypothesis import strategies as st
 
 import hardware
 from roofline.kernel_time import Reason
+from tiles.grouped_gemm import grouped_gemm_time
 from tiles.moe import TILE_M, MoeConstants, MoeLayer, moe_constants, moe_terms, moe_time, nearest_kernels
 from tiles.moe_load import apportion, balanced_loads, expert_load, given_loads, power_law_loads
+from workloads.operators import GroupedGemm
 
 H100 = hardware.load("h100_sxm")
 TOKENS = st.integers(1, 20000)
@@ -117,7 +121,7 @@ def test_jit_equals_eager_and_gradient_is_finite():
         load = expert_load(balanced_loads(64.0, 128, 8), TILE_M)
         return moe_time(layer(64.0), load, chip, constants, dtype="fp8").total_s
 
-    slope = jax.grad(by_bandwidth)(1.0)
+    slope = jax.jit(jax.grad(by_bandwidth))(1.0)
     step = 1e-4
     assert slope == pytest.approx((by_bandwidth(1 + step) - by_bandwidth(1 - step)) / (2 * step), rel=1e-4)
 
@@ -141,3 +145,18 @@ def test_nearest_kernels_prefer_the_format():
     assert nearest_kernels("fp8/triton", known)[:2] == ("fp8/cutlass", "fp8/nongated")
     assert moe_constants("fp8/cutlass", H100, "trtllm")[1].kind == "fitted"
     assert moe_constants("fp8/cutlass", hardware.load("h200_sxm"), "trtllm")[1].kind == "transferred"
+
+
+def test_grouped_gemm_operator():
+    op = GroupedGemm(tokens=np.array([1.0, 256.0, 8192.0]), experts=64, top_k=4, n=2816.0, k=2048.0, local_experts=64)
+    even = grouped_gemm_time(op, H100, stack="trtllm")
+    assert np.all(np.diff(even.total_s) > 0.0)
+    assert np.all(even.total_s >= op.flops / H100.matrix_flops_per_s["bf16"])
+    np.testing.assert_allclose(even.flops, op.flops)
+    skewed = grouped_gemm_time(replace(op, power_law=1.2, local_experts=8), H100, stack="trtllm")
+    spread = grouped_gemm_time(replace(op, local_experts=8), H100, stack="trtllm")
+    assert np.all(skewed.total_s[1:] > spread.total_s[1:])
+    all_on_one = expert_load(given_loads(np.eye(8)[0], op.tokens, op.top_k), TILE_M)
+    assert np.all(grouped_gemm_time(op, H100, load=all_on_one).total_s[2:] > 0.0)
+    with pytest.raises(ValueError, match="does not divide"):
+        grouped_gemm_time(replace(op, local_experts=7), H100)
