@@ -30,6 +30,8 @@ NEAREST_STACK = {
 #: A part of a data-centre generation with no more shared memory per core than this has the workstation core.
 WORKSTATION_BYTES_PER_CORE = 128 * 1024
 GENERIC = "generic"
+#: The family whose absorbed latent attention was measured.
+LATENT_FAMILY = ("hopper", "trtllm")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,8 +89,20 @@ def attention_constants(chip: Accelerator, stack: str = "vllm") -> AttentionCons
             if (architecture, name) in known:
                 family = load_family(architecture, name)
                 exact = architecture == own and name == wanted and chip.name in family.gpus
-                return replace(family, calibration="fitted" if exact else "transferred")
-    return replace(load_family(GENERIC, GENERIC), calibration="datasheet")
+                return _with_latent(replace(family, calibration="fitted" if exact else "transferred"))
+    return _with_latent(replace(load_family(GENERIC, GENERIC), calibration="datasheet"))
+
+
+def _with_latent(family: AttentionConstants) -> AttentionConstants:
+    """`family` with a decode kernel for latent attention, taken from the one family measured with it if it has none.
+
+    Without it, the many query heads on one latent head would be sent to a per-query-head kernel.
+    """
+    if any(kernel.when.shared_kv for kernel in family.decode):
+        return family
+    measured = load_family(*LATENT_FAMILY).decode
+    latent = tuple(kernel for kernel in measured if kernel.when.shared_kv)
+    return replace(family, decode=latent + family.decode)
 
 
 @lru_cache(maxsize=1)

@@ -94,6 +94,14 @@ def test_the_nearest_family_stands_in_and_is_marked(chip, stack, family, calibra
     assert found.calibration == calibration
 
 
+@pytest.mark.parametrize(("chip", "stack"), [("b200_sxm", "trtllm"), ("l40s", "vllm"), ("mi210", "sglang")])
+def test_latent_attention_never_falls_back_to_one_read_per_query_head(chip, stack):
+    op = decode(128, 1, head_dim=576, value_dim=512, shared_kv=True, kv_tokens=8192)
+    found = explain_attention(op, hardware.load(chip), attention_constants(hardware.load(chip), stack))
+    assert found["kernel"] == "mla"
+    assert found["blocks"] == pytest.approx(64 * 2 * found["splits"])
+
+
 def test_workstation_parts_are_told_from_data_centre_parts_of_one_generation():
     assert core_generation(hardware.load("rtx_pro_6000")) == "blackwell workstation"
     assert core_generation(hardware.load("b200_sxm")) == "blackwell"
