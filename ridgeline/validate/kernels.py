@@ -25,7 +25,7 @@ PARTS: dict[str, tuple[Callable[..., tuple[pd.DataFrame, list[str]]], dict[str, 
     "memory-bound": (memory_bound_points, {"none": "none", "shapes": "shapes", "gpu": "gpus"}),
     "moe": (moe_points, {"none": "none", "shapes": "shapes", "gpu": "gpus"}),
     "conv2d": (conv2d_points, {"none": "none", "shapes": "shapes", "gpu": "gpus"}),
-    "whole models": (e2e_points, {"none": "none"}),
+    "whole models": (e2e_points, {"none": "none", "gpu": "gpus"}),
 }
 
 

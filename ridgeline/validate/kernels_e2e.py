@@ -15,6 +15,8 @@ from profiles.memory_bound_fit import device
 from ridgeline.validate.tables import NUMBER, TEXT, find_table, measured_or_nan, read_table
 from tiles.gemm import gemm_time
 from tiles.gemm_constants import gemm_constants
+from tiles.gemm_constants import shipped_sets as gemm_shipped_sets
+from tiles.kernel_families import shipped_sets
 from tiles.launch import launch_costs, repeated_stream_time_s
 from tiles.memory_bound import memory_bound_constants, memory_bound_kernel, memory_bound_time
 from workloads.operators import Elementwise, Gather, Gemm, Normalisation, Operator, Softmax
@@ -94,7 +96,7 @@ def e2e_points(folder: Path, *, split: str = "none") -> tuple[pd.DataFrame, list
 
     Inference in one process is predicted; training, multi-device and fused rows, models outside `MODELS` and the rows
     that contradict the same source's operators (BERT and GPT-2 on the 40 GB A100) are found but not answered.
-    `split` "gpus" answers every chip with kernel constants that were fitted without it; "none" and "shapes" as shipped.
+    `split` "gpus" answers every chip with shipped constant sets that were fitted without it; "none" with all of them.
     """
     path = find_table(folder, STEM)
     if path is None:
@@ -121,17 +123,28 @@ def _inconsistent(row) -> bool:
     return row.gpu == "NVIDIA A100-PCIE-40GB" and row.model_name in ("bert_large", "gpt2_large")
 
 
-def eager_model_time(model: EagerModel, batch: float, tokens: float, gpu: str, stack: str) -> tuple[float, str]:
-    """Seconds of one forward pass on `gpu` and the least certain calibration among its kernels."""
+def eager_model_time(
+    model: EagerModel, batch: float, tokens: float, gpu: str, *, without_own: bool = False
+) -> tuple[float, str]:
+    """Seconds of one forward pass on `gpu` and the least certain calibration among its kernels.
+
+    `without_own`: no constant set that saw this chip.
+    """
     chip = device(gpu)
     costs = launch_costs(chip)
+    stack = "torch2.4.1-eager" if chip.vendor == "AMD" else "torch2.1.0-cu121-eager"
+    gemm_sets, map_sets = gemm_shipped_sets(), shipped_sets("memory_bound")
+    if without_own:
+        gemm_sets = tuple(entry for entry in gemm_sets if chip.name not in entry["chips"])
+        map_sets = tuple(entry for entry in map_sets if chip.name not in entry.chips)
     busy, counts, kinds = [], [], []
     for operator, count in eager_operators(model, batch, tokens):
         if isinstance(operator, Gemm):
-            constants = gemm_constants(chip, operator, stack)
+            kind_of_product = "bmm" if operator.batch > 1 else "linear"
+            constants = gemm_constants(chip, operator, f"{stack}-{kind_of_product}", gemm_sets)
             time, kind = gemm_time(operator, chip, constants), constants.kind
         else:
-            constants, chosen = memory_bound_constants(memory_bound_kernel(operator), chip, stack)
+            constants, chosen = memory_bound_constants(memory_bound_kernel(operator), chip, stack, map_sets)
             time, kind = memory_bound_time(operator, chip, constants), chosen.kind
         busy.append(float(time.total_s - time.launch_s))
         counts.append(count)
