@@ -109,7 +109,7 @@ def e2e_points(folder: Path, *, split: str = "none") -> tuple[pd.DataFrame, list
         if row.mode != "inf" or row.option != "none" or row.model_name not in MODELS or _inconsistent(row):
             continue
         predicted[i], marks[i] = eager_model_time(
-            MODELS[row.model_name], row.batch, row.seqlen, row.gpu, row.sw_version
+            MODELS[row.model_name], row.batch, row.seqlen, row.gpu, without_own=split == "gpus"
         )
     left = int(np.isnan(predicted).sum())
     messages.append(
