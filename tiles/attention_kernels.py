@@ -9,6 +9,8 @@ query heads per kv head, head size, number formats, windows, and whether the gri
 from dataclasses import dataclass, fields
 from typing import Any, Generic, NamedTuple, TypeVar
 
+import numpy as np
+
 from workloads.dtypes import element_bytes
 from workloads.numeric import Array, namespace
 from workloads.operators import Attention
@@ -168,7 +170,7 @@ def select(kernels: tuple[Kernel[Constants], ...], op: Attention, cores: Array) 
     """
     live: list[tuple[int, Any, Constants]] = []
     for index, kernel in enumerate(kernels):
-        holds = True if index == len(kernels) - 1 else kernel.when.holds(op, cores)
+        holds = True if index == len(kernels) - 1 else _decided(kernel.when.holds(op, cores))
         if holds is False:
             continue
         live.append((index, holds, kernel.constants))
@@ -179,6 +181,17 @@ def select(kernels: tuple[Kernel[Constants], ...], op: Attention, cores: Array) 
     result: Any = xp.asarray(index)
     for index, holds, constants in reversed(live[:-1]):
         result = xp.where(holds, index, result)
-        mixed = [a if a is b else xp.where(holds, a, b) for a, b in zip(constants, chosen)]
+        mixed = [a if _same(a, b) else xp.where(holds, a, b) for a, b in zip(constants, chosen)]
         chosen = type(chosen)(*mixed)
     return result, chosen
+
+
+def _decided(holds: Any) -> Any:
+    """`holds` as True or False where plain NumPy values already agree on it, so that no array needs mixing."""
+    if isinstance(holds, np.ndarray | np.bool_):
+        return True if holds.all() else holds if holds.any() else False
+    return holds
+
+
+def _same(first: Any, second: Any) -> bool:
+    return first is second or (isinstance(first, float) and isinstance(second, float) and first == second)
