@@ -1,8 +1,8 @@
 """Constant sets of kernel families: one TOML file per model in `constants/`, one set per (kernel, stack, architecture).
 
-A set says what was fitted to what, when and how well. A chip, stack or kernel without a set of its own gets the nearest one,
-and the choice says how near: "fitted" (this chip, kernel and engine), "transferred" (another chip, architecture or engine),
-"datasheet" (the set pooled over all architectures, or the model's defaults).
+A set says what was fitted to what, when and how well. A chip, stack or kernel without a set of its own gets the
+nearest one, and the choice says how near: "fitted" (this chip, kernel and engine), "transferred" (another chip,
+architecture or engine), "datasheet" (the set pooled over all architectures, or the model's defaults).
 """
 
 import tomllib
@@ -23,8 +23,8 @@ ANY = "any"
 class FamilySet:
     """Constants `values` of `kernel` under `stack` on `architecture` (`ANY`: pooled), fitted on `chips`.
 
-    `n` points; `mape`, `median_ape`: on them, fractions; `log_sigma`: robust deviation of ln(measured / predicted); `date` of the
-    fit; `data`: SHA-256 prefix of the measured file.
+    `n` points; `mape`, `median_ape`: on them, fractions; `log_sigma`: robust deviation of ln(measured / predicted);
+    `date` of the fit; `data`: SHA-256 prefix of the measured file.
     """
 
     kernel: str
@@ -42,7 +42,7 @@ class FamilySet:
 
 @dataclass(frozen=True, kw_only=True)
 class Chosen:
-    """The set that stands for a request: constants, how near (`kind`), its spread (widened unless fitted) and a label."""
+    """The set that stands for a request: constants, how near (`kind`), spread (widened unless fitted) and a label."""
 
     values: Mapping[str, float]
     kind: str
@@ -66,8 +66,8 @@ def choose(
 ) -> Chosen:
     """The set of `sets` nearest to (`chip`, `kernel`, `stack`).
 
-    Order: kernel (then `nearest_kernels`), engine (then `DEFAULT_STACKS`), architecture (then its neighbours, then the pooled
-    set). Nothing at all: no values and kind "datasheet", so that the model's defaults hold.
+    Order: kernel (then `nearest_kernels`), engine (then `DEFAULT_STACKS`), architecture (then its neighbours, then the
+    pooled set). Nothing at all: no values and kind "datasheet", so that the model's defaults hold.
     """
     own = constants_architecture(chip)
     wanted = engine(stack) if stack else ""
@@ -103,4 +103,8 @@ def read_sets(path: Path) -> list[FamilySet]:
         for key in table:
             if key not in known:
                 raise ValueError(f"{path.name}: set[{i}].{key}: unknown field (known: {', '.join(sorted(known))})")
-    return [FamilySet(**table | {"chips": tuple(table.get("chips", ()))}) for table in tables]
+    found = []
+    for table in tables:
+        fields: dict[str, Any] = {**table, "chips": tuple(table.get("chips", ()))}
+        found.append(FamilySet(**fields))
+    return found

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from profiles.conv2d_fit import fit_conv2d, operator_of
-from profiles.memory_bound_fit import device
+from ridgeline.validate.kernels_gemm import known_device
 from ridgeline.validate.tables import NUMBER, TEXT, find_table, measured_or_nan, read_table
 from tiles.conv2d import conv2d_constants, conv2d_time
 from tiles.kernel_families import FamilySet
@@ -53,7 +53,9 @@ def predict_frame(frame: pd.DataFrame, sets: Sequence[FamilySet] | None) -> pd.D
     predicted, marks = np.full(len(frame), np.nan), np.full(len(frame), "none", dtype=object)
     place = pd.Series(np.arange(len(frame)), index=frame.index)
     for (gpu, _, stack), part in frame.groupby(["gpu", "dtype", "sw_version"]):
-        chip = device(str(gpu))
+        chip = known_device(str(gpu))
+        if chip is None:
+            continue
         constants, chosen = conv2d_constants(chip, str(stack), sets)
         where = place.loc[part.index].to_numpy()
         predicted[where] = conv2d_time(operator_of(part), chip, constants).total_s

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from profiles.memory_bound_fit import device
+from ridgeline.validate.kernels_gemm import known_device
 from ridgeline.validate.tables import NUMBER, TEXT, find_table, measured_or_nan, read_table
 from tiles.gemm import gemm_time
 from tiles.gemm_constants import gemm_constants
@@ -106,7 +107,7 @@ def e2e_points(folder: Path, *, split: str = "none") -> tuple[pd.DataFrame, list
     messages = [f"{STEM}: {useless} rows without a duration"] if useless else []
     predicted, marks = np.full(len(frame), np.nan), np.full(len(frame), "none", dtype=object)
     for i, row in enumerate(frame.itertuples()):
-        if row.mode != "inf" or row.option != "none" or row.model_name not in MODELS or _inconsistent(row):
+        if row.mode != "inf" or row.option != "none" or row.model_name not in MODELS or _left_out(row):
             continue
         predicted[i], marks[i] = eager_model_time(
             MODELS[row.model_name], row.batch, row.seqlen, row.gpu, without_own=split == "gpus"
@@ -119,8 +120,9 @@ def e2e_points(folder: Path, *, split: str = "none") -> tuple[pd.DataFrame, list
     return pd.DataFrame(points | {"predicted": predicted, "measured": measured * 1e-6, "calibration": marks}), messages
 
 
-def _inconsistent(row) -> bool:
-    return row.gpu == "NVIDIA A100-PCIE-40GB" and row.model_name in ("bert_large", "gpt2_large")
+def _left_out(row) -> bool:
+    contradictory = row.gpu == "NVIDIA A100-PCIE-40GB" and row.model_name in ("bert_large", "gpt2_large")
+    return contradictory or known_device(row.gpu) is None
 
 
 def eager_model_time(

@@ -8,6 +8,7 @@ import pandas as pd
 
 import hardware
 from profiles.moe_fit import FORMATS, fit_moe, kernel_of, layer_of, with_loads
+from ridgeline.validate.kernels_gemm import known_device
 from ridgeline.validate.tables import NUMBER, TEXT, find_table, measured_or_nan, read_table
 from tiles.kernel_families import FamilySet
 from tiles.moe import moe_constants, moe_time
@@ -60,9 +61,9 @@ def predict_frame(frame: pd.DataFrame, sets: Sequence[FamilySet] | None) -> pd.D
     predicted, marks = np.full(len(frame), np.nan), np.full(len(frame), "none", dtype=object)
     place = pd.Series(np.arange(len(frame)), index=frame.index)
     for (gpu, dtype, source, stack), part in frame.groupby(["gpu", "dtype_name", "kernel_source", "sw_version"]):
-        if dtype not in FORMATS:
+        chip = known_device(str(gpu))
+        if dtype not in FORMATS or chip is None:
             continue
-        chip = hardware.load(str(gpu))
         fmt, weight = FORMATS[str(dtype)]
         constants, chosen = moe_constants(kernel_of(str(dtype), str(source)), chip, str(stack), sets)
         layer, load = layer_of(part)
