@@ -27,7 +27,7 @@ BOUNDS: dict[str, tuple[float, float, float]] = {
 PRIOR_SIGMA = 0.5
 
 
-def operator_of(part: pd.DataFrame) -> Conv2d:
+def operator_of(part: Any) -> Conv2d:
     """The convolutions of rows with one dtype: batch, cin, cout, ksize, hw, stride, pad."""
     return Conv2d(
         batch=part["batch"].to_numpy(float),

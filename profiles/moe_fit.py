@@ -57,7 +57,7 @@ def kernel_of(dtype: str, kernel_source: str) -> str:
     return f"{fmt}/{variant}"
 
 
-def with_loads(frame: pd.DataFrame) -> pd.DataFrame:
+def with_loads(frame: Any) -> Any:
     """`frame` plus the columns of `ExpertLoad` per row, worked out once per distinct routing.
 
     SGLang's benchmark sends every copy of a token that passes this rank to its experts, so loads grow by
@@ -90,10 +90,11 @@ def with_loads(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.merge(routing, on=_ROUTING, how="left").set_index(frame.index)
 
 
-def layer_of(part: pd.DataFrame) -> tuple[MoeLayer, ExpertLoad]:
+def layer_of(part: Any) -> tuple[MoeLayer, ExpertLoad]:
     """Layer and load of the rows of one kernel (see `with_loads`)."""
     tiles = part[_LOAD[3:]].to_numpy(float)
-    load = ExpertLoad(*(part[name].to_numpy(float) for name in _LOAD[:3]), tiles)
+    rows, active, worst = (part[name].to_numpy(float) for name in _LOAD[:3])
+    load = ExpertLoad(rows, active, worst, tiles)
     gated = 0.0 if part.kernel_source.str.contains("nongated").any() else 1.0
     layer = MoeLayer(
         tokens=part.num_tokens.to_numpy(float),

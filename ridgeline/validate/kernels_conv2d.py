@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -28,7 +29,7 @@ def conv2d_points(folder: Path, *, split: str = "none") -> tuple[pd.DataFrame, l
     path = find_table(folder, STEM)
     if path is None:
         return pd.DataFrame(columns=["op", "gpu", "dtype", "stack", "measured", "predicted", "calibration"]), []
-    frame = read_table(path, COLUMNS)
+    frame: Any = read_table(path, COLUMNS)
     measured, useless = measured_or_nan(frame.latency_us)
     messages = [f"{STEM}: {useless} rows without a duration"] if useless else []
     if split == "none":
@@ -48,7 +49,7 @@ def conv2d_points(folder: Path, *, split: str = "none") -> tuple[pd.DataFrame, l
     return points, messages
 
 
-def predict_frame(frame: pd.DataFrame, sets: Sequence[FamilySet] | None) -> pd.DataFrame:
+def predict_frame(frame: Any, sets: Sequence[FamilySet] | None) -> pd.DataFrame:
     """Group fields, `predicted` and `calibration` per row of `frame`."""
     predicted, marks = np.full(len(frame), np.nan), np.full(len(frame), "none", dtype=object)
     place = pd.Series(np.arange(len(frame)), index=frame.index)

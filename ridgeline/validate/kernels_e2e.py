@@ -6,7 +6,7 @@ the device drains them, so the host's launch time that single-operator measureme
 """
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -102,10 +102,11 @@ def e2e_points(folder: Path, *, split: str = "none") -> tuple[pd.DataFrame, list
     path = find_table(folder, STEM)
     if path is None:
         return pd.DataFrame(columns=["op", "gpu", "dtype", "stack", "measured", "predicted", "calibration"]), []
-    frame = read_table(path, COLUMNS)
+    frame: Any = read_table(path, COLUMNS)
     measured, useless = measured_or_nan(frame.latency_us)
     messages = [f"{STEM}: {useless} rows without a duration"] if useless else []
     predicted, marks = np.full(len(frame), np.nan), np.full(len(frame), "none", dtype=object)
+    row: Any
     for i, row in enumerate(frame.itertuples()):
         if row.mode != "inf" or row.option != "none" or row.model_name not in MODELS or _left_out(row):
             continue
@@ -120,7 +121,7 @@ def e2e_points(folder: Path, *, split: str = "none") -> tuple[pd.DataFrame, list
     return pd.DataFrame(points | {"predicted": predicted, "measured": measured * 1e-6, "calibration": marks}), messages
 
 
-def _left_out(row) -> bool:
+def _left_out(row: Any) -> bool:
     contradictory = row.gpu == "NVIDIA A100-PCIE-40GB" and row.model_name in ("bert_large", "gpt2_large")
     return contradictory or known_device(row.gpu) is None
 
