@@ -24,7 +24,7 @@ from profiles.gemm_fit import Points, fit_gemm, points, read_gemm, recipe_of
 from tiles.gemm_constants import CONSTANT_NAMES, GemmConstants, constants_architecture, gemm_format
 
 #: Points a group is fitted to at most, drawn reproducibly (more move no constant by more than its error).
-MOST_POINTS = 3000
+MOST_POINTS = 2000
 
 
 class GroupFit(NamedTuple):
@@ -150,7 +150,8 @@ def main(arguments: list[str] | None = None) -> None:
     path = options.data / "gemm.parquet"
     rows, refused = read_gemm(path)
     print(f"{len(rows)} rows, {refused} refused (latency not positive and finite)")
-    results = []
+    results: list[GroupFit] = []
+    date, digest = datetime.date.today().isoformat(), file_sha256(path)
     for result in fit_groups(rows):
         errors, bounds = result.fit.errors, ", ".join(result.fit.at_bound) or "none"
         print(
@@ -159,9 +160,9 @@ def main(arguments: list[str] | None = None) -> None:
             flush=True,
         )
         results.append(result)
-    date = datetime.date.today().isoformat()
-    for written in write_constants(results, options.out, date=date, data_sha256=file_sha256(path)):
-        print(f"wrote {written}")
+        # Rewritten after every group, so that an interrupted run leaves what it has fitted.
+        write_constants(results, options.out, date=date, data_sha256=digest)
+    print(f"wrote {len(results)} sets to {options.out}")
 
 
 if __name__ == "__main__":

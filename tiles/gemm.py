@@ -101,11 +101,11 @@ def gemm_time(
     if peak is None:
         return _unsupported(op)
     candidates = family(constants.candidates)
-    setting = _setting(op, chip, constants, peak, weight_copies)
+    setting = gemm_setting(op, chip, constants, peak, weight_copies)
     over = _over_candidates(setting)
-    total_s = _terms(over, candidates, constants, rounding).total_s
+    total_s = candidate_terms(over, candidates, constants, rounding).total_s
     index = _index_of_minimum(total_s)
-    chosen = _terms(setting, candidates.at(index, over.xp), constants, rounding)
+    chosen = candidate_terms(setting, candidates.at(index, over.xp), constants, rounding)
     # The best candidate evaluated again has the value of the minimum and, at a fraction of the cost, its derivative.
     best_s = rounding.min_over(total_s, axis=-1) if rounding.mode == "smooth" else chosen.total_s
     return _assemble(setting, constants, chosen, best_s)
@@ -129,11 +129,11 @@ def explain_gemm(
         known = ", ".join(chip.matrix_flops_per_s)
         raise ValueError(f"{chip.name}: no matrix rate for dtype {op.dtype!r}; known: {known}")
     candidates = family(constants.candidates)
-    setting = _setting(op, chip, constants, peak, weight_copies)
+    setting = gemm_setting(op, chip, constants, peak, weight_copies)
     over = _over_candidates(setting)
-    index = _index_of_minimum(_terms(over, candidates, constants, exact).total_s)
+    index = _index_of_minimum(candidate_terms(over, candidates, constants, exact).total_s)
     chosen = candidates.at(index, over.xp)
-    terms = _terms(setting, chosen, constants, exact)
+    terms = candidate_terms(setting, chosen, constants, exact)
     return GemmBreakdown(
         _assemble(setting, constants, terms, terms.total_s),
         chosen.tile_m,
@@ -172,7 +172,8 @@ class _Setting(NamedTuple):
     flops: Array
 
 
-def _setting(op: Gemm, chip: Accelerator, c: GemmConstants, peak: Array, weight_copies: Array) -> _Setting:
+def gemm_setting(op: Gemm, chip: Accelerator, c: GemmConstants, peak: Array, weight_copies: Array) -> _Setting:
+    """What every candidate of `op` shares on `chip`; fields have the shapes of their inputs. See `gemm_time`."""
     xp = namespace(op, chip, c, weight_copies)
     m, n, k, batch = (1.0 * x for x in (op.m, op.n, op.k, op.batch))
     a, b = element_bytes(op.dtype), element_bytes(op.weight_dtype or op.dtype)
@@ -187,7 +188,8 @@ def _setting(op: Gemm, chip: Accelerator, c: GemmConstants, peak: Array, weight_
     flops = 2.0 * batch * m * n * k
     watts = xp.where(xp.isnan(1.0 * chip.peak_watts), xp.inf, chip.peak_watts)
     core_bytes_per_s = chip.cores * chip.clock_hz
-    quantise = c.quantise_s + 3.0 * batch * m * k / (c.quantise_bytes_per_clock * core_bytes_per_s)
+    # Divided by the rate per clock first: an infinite one then leaves no NaN in the derivative.
+    quantise = c.quantise_s + 3.0 * batch * m * k / c.quantise_bytes_per_clock / core_bytes_per_s
     return _Setting(
         xp=xp,
         m=m,
@@ -218,7 +220,7 @@ def _beyond(size_bytes: Array, room_bytes: Array, xp) -> Array:
     return xp.clip((size_bytes / room_bytes - 1.0) / 0.25, 0.0, 1.0)
 
 
-def _terms(s: _Setting, t: Candidates, c: GemmConstants, rounding: Rounding) -> GemmTerms:
+def candidate_terms(s: _Setting, t: Candidates, c: GemmConstants, rounding: Rounding) -> GemmTerms:
     """Terms of the candidates `t`; the fields of `s` and `t` broadcast."""
     xp = s.xp
     tile_rows = rounding.ceil(s.m / (t.tile_m * t.cluster_m)) * t.cluster_m

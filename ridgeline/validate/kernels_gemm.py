@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
@@ -16,8 +15,8 @@ from profiles.gemm_calibration import as_set, fit_groups
 from profiles.gemm_fit import MEASURED_FORMATS, few_shot, operators, points, recipe_of, rotated
 from profiles.memory_bound_fit import device
 from ridgeline.validate.tables import NUMBER, TEXT, find_table, measured_or_nan, read_table
-from tiles.gemm import gemm_time
 from tiles.gemm_constants import GemmConstants, constants_architecture, gemm_constants, matrix_rate
+from tiles.gemm_sweep import gemm_seconds
 from workloads.operators import Gemm
 
 STEM = "gemm"
@@ -25,8 +24,8 @@ SPLITS = ("none", "shapes", "extrapolate", "gpu", "generation", "few-shot")
 COLUMNS = {name: TEXT for name in ("source", "gpu", "dtype", "op", "sw_version")} | {
     name: NUMBER for name in ("batch", "m", "n", "k", "latency_us")
 }
-#: Rows per compiled call; candidates multiply it in memory.
-CHUNK = 4096
+#: Rows per compiled call.
+CHUNK = 32768
 #: Points a refit inside a split uses per group, so that a split takes minutes.
 SPLIT_POINTS = 1500
 #: Points a new chip is calibrated from in the few-shot split.
@@ -136,7 +135,7 @@ def predict_seconds(op: Gemm, chip: Accelerator, constants: GemmConstants, copie
 @partial(jax.jit, static_argnames=("dtype", "weight", "out"))
 def _compiled(m, n, k, batch, copies, chip, constants, *, dtype, weight, out):
     op = Gemm(m=m, n=n, k=k, batch=batch, dtype=dtype, weight_dtype=weight, out_dtype=out)
-    return gemm_time(op, chip, constants, weight_copies=jnp.asarray(copies)).total_s
+    return gemm_seconds(op, chip, constants, weight_copies=copies)
 
 
 def _parts(frame: pd.DataFrame, split: str) -> Iterator[tuple[pd.DataFrame, Any, Any]]:
