@@ -3,8 +3,8 @@
 What may live here: descriptions and their readers. What may not: any time, bound or efficiency.
 """
 
-from hardware.accelerator import SCALABLE, Accelerator, Link, MemoryLevel
-from hardware.chip_file import KINDS, RATE_DTYPES, dump, from_dict
+from hardware.accelerator import RATE_DTYPES, SCALABLE, Accelerator, Link, MemoryLevel
+from hardware.chip_file import KINDS, dump, from_dict
 from hardware.cluster import TOPOLOGIES, Cluster, Dimension, Node, cluster_of, node_of
 from hardware.paths import get_path, numeric_paths, set_path
 from hardware.quantities import format_quantity, parse_quantity

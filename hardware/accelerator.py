@@ -9,11 +9,19 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import jax
+import numpy as np
+from jax.core import Tracer
 
 from hardware.paths import get_path, nearest, set_path
 
 Array = Any
 UNKNOWN = float("nan")
+
+#: Number formats a rate may be given for. Block-scaled formats run at the rate of their element.
+RATE_DTYPES = ("bf16", "fp16", "fp8", "fp4", "int8", "int4", "tf32", "fp32", "fp64")
+
+#: Numbers that may be zero (all others divide something); last part of their path.
+_MAY_BE_ZERO = ("latency_s", "launch_latency_s", "energy_joules_per_byte", "idle_watts", "price_usd")
 
 
 def static(default: Any) -> Any:
@@ -108,6 +116,7 @@ class Accelerator:
         provenance.
         Errors: `ValueError` naming an unknown path and its nearest known name.
         """
+        _mapping_of_names(changes, "replace")
         return self._changed({**(changes or {}), **fields_}, "replaced by the user")
 
     def scaled(self, factors: Mapping[str, Array] | None = None, /, **named: Array) -> "Accelerator":
@@ -119,8 +128,10 @@ class Accelerator:
         quantities stay unknown.
         Errors: `ValueError` for a quantity the chip does not have.
         """
+        _mapping_of_names(factors, "scaled")
         changes: dict[str, Any] = {}
         for name, factor in {**(factors or {}), **named}.items():
+            factor = _number_of(factor, f"factor of {name!r}")
             for path in self._scaled_paths(name):
                 changes[path] = changes.get(path, get_path(self, path)) * factor
         return self._changed(changes, f"scaled from {self.name or 'a chip'}")
@@ -152,12 +163,53 @@ class Accelerator:
     def _changed(self, changes: dict[str, Any], source: str) -> "Accelerator":
         chip, numeric = self, []
         for path, value in changes.items():
-            chip = set_path(chip, path, value)
+            chip = set_path(chip, path, _checked(chip, path, value))
             numeric += [] if path in NOT_NUMERIC or isinstance(value, str | bool) else [path]
         if "provenance" in changes:
             return chip
         kept = [p for p in self.provenance if not any(p[0] == path or p[0].startswith(path + ".") for path in numeric)]
         return replace(chip, provenance=(*kept, *((path, "assumed", source) for path in numeric)))
+
+
+def _mapping_of_names(changes: Any, method: str) -> None:
+    if changes is not None and not (isinstance(changes, Mapping) and all(isinstance(name, str) for name in changes)):
+        raise ValueError(f"{method}: {_brief(changes)}; expected a mapping of names or dotted paths to values")
+
+
+def _checked(chip: Accelerator, path: str, value: Any) -> Any:
+    """`value` as it may stand at dotted `path` of `chip`; `ValueError` with path, value and expectation otherwise."""
+    table, _, last = path.rpartition(".")
+    if table in ("matrix_flops_per_s", "vector_flops_per_s"):
+        if last not in RATE_DTYPES:
+            raise ValueError(f"{path}: unknown format{nearest(last, RATE_DTYPES)} (known: {', '.join(RATE_DTYPES)})")
+        return _number_of(value, path)
+    old = get_path(chip, path)
+    if isinstance(old, Mapping) and isinstance(value, Mapping):
+        return {key: _checked(chip, f"{path}.{key}", number) for key, number in value.items()}
+    if isinstance(old, str | bool | tuple | Mapping | Link | MemoryLevel):
+        levels = value if path == "memory" and isinstance(value, tuple) else ()
+        if not isinstance(value, type(old)) or not all(isinstance(level, MemoryLevel) for level in levels):
+            raise ValueError(f"{path}: {_brief(value)}; expected {type(old).__name__}, such as {_brief(old)}")
+        return value
+    return _number_of(value, path, may_be_zero=last in _MAY_BE_ZERO)
+
+
+def _number_of(value: Any, path: str, *, may_be_zero: bool = False) -> Any:
+    """A positive finite number or array in SI units, or NaN for unknown. Traced values have no number yet and pass."""
+    if isinstance(value, Tracer):
+        return value
+    numbers = np.asarray(value) if not isinstance(value, str | bool) else np.asarray("")
+    if numbers.dtype.kind not in "iuf":
+        raise ValueError(f"{path}: {_brief(value)}; expected a number (or array of numbers) in SI units")
+    if np.any(np.isinf(numbers) | (numbers < 0) | ((numbers == 0) & (not may_be_zero))):
+        least = "at least 0" if may_be_zero else "greater than 0"
+        raise ValueError(f"{path}: {_brief(value)}; expected a finite number {least}")
+    return numbers if isinstance(value, list | tuple) else value
+
+
+def _brief(value: Any) -> str:
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
 FIELDS = tuple(f.name for f in fields(Accelerator))

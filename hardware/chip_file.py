@@ -10,15 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from hardware.accelerator import Accelerator, Link, MemoryLevel
+from hardware.accelerator import RATE_DTYPES, Accelerator, Link, MemoryLevel
 from hardware.cluster import TOPOLOGIES
 from hardware.paths import get_path, nearest, numeric_paths
 from hardware.quantities import format_quantity, parse_quantity
 
 KINDS = ("datasheet", "measured", "fitted", "assumed")
 
-#: Number formats a rate may be given for. Block-scaled formats run at the rate of their element.
-RATE_DTYPES = ("bf16", "fp16", "fp8", "fp4", "int8", "int4", "tf32", "fp32", "fp64")
+#: Numbers between these keep every product and quotient of a model finite.
+LEAST, MOST = 1e-100, 1e100
 
 #: Key of the file -> (field, dimension).
 Keys = Mapping[str, tuple[str, str]]
@@ -83,6 +83,10 @@ class _Reader:
                 raise self.fail(key, "no 'value'; expected { value = ..., kind = ..., source = ... }")
             key, value = f"{key}.value", value["value"]
         number = parse_quantity(value, dimension, f"{self.where}: {key}")
+        if isinstance(number, float) and not LEAST <= number <= MOST:
+            raise self.fail(
+                key, f"{_brief(value)}; expected a {dimension} quantity from {LEAST:g} to {MOST:g} in SI units"
+            )
         self.provenance.append((field, kind, source))
         return number
 

@@ -9,9 +9,11 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from hardware.accelerator import Accelerator
 from hardware.chip_file import from_dict
-from hardware.paths import nearest
+from hardware.paths import nearest, numeric_paths
 
 #: A chip file is a page of text; anything larger is some other file.
 MAX_FILE_BYTES = 1 << 20
@@ -96,12 +98,16 @@ def _load_file(path: Path) -> Accelerator:
         size = path.stat().st_size
         if size > MAX_FILE_BYTES:
             raise ValueError(f"{path}: {size} bytes; expected a chip file of at most {MAX_FILE_BYTES} bytes")
-        text = path.read_bytes().decode("utf-8")
+        text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError:
         raise ValueError(f"{path}: not UTF-8 text; expected a TOML chip file") from None
     except OSError as error:
         raise ValueError(f"{path}: cannot be read ({error.strerror}); expected a TOML chip file") from None
-    return from_dict(_parse(text, str(path)), str(path), path.stem)
+    chip = from_dict(_parse(text, str(path)), str(path), path.stem)
+    for field, value in numeric_paths(chip).items():
+        if np.ndim(value) > 0:
+            raise ValueError(f"{path}: {field}: {np.size(value)} values; expected one (a file describes one chip)")
+    return chip
 
 
 def _parse(text: str, where: str) -> dict[str, Any]:

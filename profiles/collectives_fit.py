@@ -4,7 +4,9 @@ Per curve family, platform and operation: three lines (latency, efficiency and t
 least squares on the log
 error under a soft-L1 loss, from several starts; then, line by line, the payload up to which the library offers the
 protocol, kept only
-where it lowers the loss by more than chance. Pooled over the platforms of one link class the same constants, relative
+where it lowers the loss by more than chance. Where several library versions were measured, each has its own constants,
+pulled towards the
+pooled ones, which answer for versions nobody measured. Pooled over the platforms of one link class the same constants, relative
 to each platform's
 own link bandwidth and small-message latency, transfer to chips nobody measured.
 """
@@ -25,6 +27,11 @@ LOWER = np.array([np.log(0.3), -0.3, np.log(1e-4), -2.5, -0.7, -0.7])
 UPPER = np.array([np.log(200.0), 1.5, np.log(1.6), 1.5, 0.7, 0.7])
 #: Weight of the bends in the residual: they must earn their place.
 BEND_PENALTY = 0.1
+#: Weight of a library version's departures from the constants pooled over versions (NCCL, sizes left out: 0.02 to 0.1
+#: are alike).
+STACK_PENALTY = 0.05
+#: Columns that multiply 1, ln growth and the bend, in latency and in rate.
+LATENCY, RATE = [0, 1, 4], [2, 3, 5]
 ROBUST_SCALE = 0.05
 #: A protocol limit must lower the summed loss by this many units of squared robust scale.
 LIMIT_GAIN = 6.0
@@ -100,17 +107,65 @@ def _log_error(rows: Observations, lines: ProtocolLines) -> np.ndarray:
 
 
 def _solve(
-    rows: Observations, guess: np.ndarray, limits: tuple[np.ndarray, np.ndarray], floor_s: float, evaluations: int = 120
+    rows: Observations,
+    guess: np.ndarray,
+    limits: tuple[np.ndarray, np.ndarray],
+    floor_s: float,
+    evaluations: int = 120,
+    anchor: np.ndarray | None = None,
 ) -> Any:
+    """Bounded least squares from `guess`, with the Jacobian written out: only the fastest line's constants move a row.
+
+    `anchor` [18]: constants to stay near; without one, only the bends are held, at 0.
+    """
+    doublings = np.log2(rows.growth) - 1.0
+    bend = np.maximum(doublings * (2.0 - doublings), 0.0)
+    basis = np.stack([np.ones_like(doublings), doublings * np.log(2.0), bend], axis=1)
+    wire_s = (rows.traffic_bytes / rows.bandwidth_bytes_per_s)[:, None]
+    refused = np.where(rows.payload_bytes[:, None] > limits[0] * 2.0 ** (doublings[:, None] * limits[1]), 1e6, 1.0)
+    every = np.arange(rows.measured_s.size)
+    if anchor is None:
+        centre, stiffness = np.zeros(LINES * 6), np.tile([0.0, 0.0, 0.0, 0.0, BEND_PENALTY, BEND_PENALTY], LINES)
+    else:
+        centre, stiffness = anchor, np.full(LINES * 6, STACK_PENALTY)
+
+    def parts(x: np.ndarray) -> tuple[np.ndarray, ...]:
+        constants = x.reshape(LINES, 6)
+        latency = rows.latency_s[:, None] * np.exp(basis @ constants[:, LATENCY].T) * refused
+        moving = wire_s * np.exp(-basis @ constants[:, RATE].T) * refused
+        line = np.argmin(latency + moving, axis=1)
+        latency, moving = latency[every, line], moving[every, line]
+        time = np.maximum(latency + moving, floor_s)
+        z = np.log(time / rows.measured_s) / ROBUST_SCALE
+        # Signed square root of the soft-L1 loss: its sum of squares is the robust cost.
+        robust = np.sign(z) * ROBUST_SCALE * np.sqrt(2.0 * (np.sqrt(1.0 + z * z) - 1.0))
+        return latency, moving, time, line, z, robust
+
     def residual(x: np.ndarray) -> np.ndarray:
-        bends = x.reshape(LINES, 6)[:, 4:].ravel()
-        return np.concatenate([_log_error(rows, _lines(x, limits, floor_s)), BEND_PENALTY * bends])
+        return np.concatenate([parts(x)[-1], stiffness * (x - centre)])
+
+    def slope(x: np.ndarray) -> np.ndarray:
+        latency, moving, time, line, z, robust = parts(x)
+        small = np.abs(z) < 1e-6
+        gain = np.where(small, 1.0, ROBUST_SCALE * z / np.sqrt(1.0 + z * z) / np.where(small, 1.0, robust))
+        gain = np.where(latency + moving < floor_s, 0.0, gain)
+        table = np.zeros((every.size, LINES, 6))
+        table[every[:, None], line[:, None], np.array(LATENCY)] = (gain * latency / time)[:, None] * basis
+        table[every[:, None], line[:, None], np.array(RATE)] = -(gain * moving / time)[:, None] * basis
+        return np.concatenate([table.reshape(every.size, LINES * 6), np.diag(stiffness)])
 
     lower, upper = np.tile(LOWER, LINES), np.tile(UPPER, LINES)
     x0 = np.clip(guess.ravel(), lower + 1e-6, upper - 1e-6)
-    return least_squares(
-        residual, x0, bounds=(lower, upper), loss="soft_l1", f_scale=ROBUST_SCALE, max_nfev=evaluations
-    )
+    return least_squares(residual, x0, jac=slope, bounds=(lower, upper), max_nfev=evaluations)  # type: ignore[arg-type]
+
+
+def fit_stack(rows: Observations, pooled: ProtocolLines, *, floor_s: float = 0.0) -> ProtocolLines:
+    """`pooled` constants moved towards the `rows` of one library version, as far as those rows outweigh the pull back."""
+    fields = (pooled.latency_ratio, pooled.latency_growth, pooled.efficiency, pooled.efficiency_growth)
+    logs = (np.log(fields[0]), fields[1], np.log(fields[2]), fields[3], pooled.latency_bend, pooled.efficiency_bend)
+    anchor = np.stack(logs, axis=1).ravel()
+    limits = pooled.limit_bytes, pooled.limit_growth
+    return _lines(_solve(rows, anchor, limits, floor_s, evaluations=60, anchor=anchor).x, limits, floor_s)
 
 
 def _first_guess(rows: Observations) -> np.ndarray:
@@ -195,7 +250,7 @@ def fit_family(
         seen = _thinned(observations(part))
         if seen.measured_s.size < 8 or not np.isfinite(seen.bandwidth_bytes_per_s).all():
             continue
-        lines = fit_lines(seen, starts=2, limits=family in LIMITED, floor_s=_floor_s(part) if eager else 0.0)
+        lines = fit_lines(seen, starts=4, limits=family in LIMITED, floor_s=_floor_s(part) if eager else 0.0)
         first = part.iloc[0]
         row = table["platform"].setdefault(
             fabric,
@@ -206,6 +261,13 @@ def fit_family(
             },
         )
         row["op"][op] = _plain(lines) | _errors(seen, lines)
+        stacks = list(part.groupby("stack"))
+        for stack, measured in stacks if len(stacks) > 1 else ():
+            own_rows = _thinned(observations(measured))
+            if own_rows.measured_s.size < 8:
+                continue
+            moved = fit_stack(own_rows, lines, floor_s=_floor_s(measured) if eager else 0.0)
+            row["op"][op].setdefault("stack", {})[str(stack)] = _plain(moved) | _errors(own_rows, moved)
     for (link, op), part in rows.groupby([link_class(rows), "op"]) if classes else ():
         seen = observations(part)
         usable = np.isfinite(seen.bandwidth_bytes_per_s) & np.isfinite(seen.latency_s)

@@ -66,7 +66,10 @@ def _toml(head: dict[str, Any], table: dict[str, Any]) -> str:
             lines += [f"{key} = {_value(value)}" for key, value in row.items() if key != "op"]
             for op, constants in row["op"].items():
                 lines += ["", f'[{group}."{name}".op."{op}"]']
-                lines += [f"{key} = {_value(value)}" for key, value in constants.items()]
+                lines += [f"{key} = {_value(value)}" for key, value in constants.items() if key != "stack"]
+                for stack, own in constants.get("stack", {}).items():
+                    lines += ["", f'[{group}."{name}".op."{op}".stack."{stack}"]']
+                    lines += [f"{key} = {_value(value)}" for key, value in own.items()]
     return "\n".join(lines) + "\n"
 
 

@@ -19,10 +19,14 @@ import workloads
 from hardware import Accelerator
 from roofline import PhaseTime, Reason, phase_time
 from workloads import Batch, OperatorTable, Parallelism, TransformerModel
+from workloads.dtypes import canonical_dtype
 from workloads.numeric import Array, namespace
 
 #: Decode contexts evaluated for the mean step; a time that is piecewise linear in context needs no more.
 _CONTEXT_SAMPLES = 16
+
+#: Beyond these, products of sizes leave the range in which they are exact.
+_MOST, _MOST_DEVICES = 10**9, 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,16 +112,29 @@ def predict(
     """
     spec = workloads.load(model)
     if dtype is not None:
+        if isinstance(dtype, str) or not hasattr(dtype, "weight_dtype"):
+            try:
+                canonical_dtype(dtype)
+            except ValueError as error:
+                raise ValueError(f"dtype: {error}") from None
         spec = spec.with_quantisation(dtype)
     chip = hardware.load(on)
     sizes = {"batch": batch, "input_tokens": input_tokens, "output_tokens": output_tokens}
-    for name, value in (sizes | {"tp": tp, "pp": pp, "ep": ep, "dp": dp}).items():
-        _check_size(name, value)
+    if kv_dtype:
+        try:
+            canonical_dtype(kv_dtype)
+        except ValueError as error:
+            raise ValueError(f"kv_dtype: {error}") from None
+    sizes |= {"tp": tp, "pp": pp, "ep": ep, "dp": dp}
+    sizes = {name: _checked_size(name, value) for name, value in sizes.items()}
+    # Operators have a leading axis of their own: all configuration axes, the chip's too, must stand behind it.
+    rank = max(np.ndim(value) for value in (*sizes.values(), *hardware.numeric_paths(chip).values()))
+    sizes = {name: value if np.ndim(value) == rank else _at_rank(value, rank) for name, value in sizes.items()}
+    batch, input_tokens, output_tokens, tp, pp, ep, dp = sizes.values()
     parallelism = Parallelism(tp=tp, pp=pp, ep=ep, dp=dp)
     xp = namespace(batch, input_tokens, output_tokens, tp, pp, ep, dp)
     steps = xp.asarray(output_tokens) - 1.0
     if isinstance(spec, TransformerModel) and spec.causal:
-        rank = max(np.ndim(value) for value in (batch, input_tokens, output_tokens, tp, pp, ep, dp))
         middles = (np.arange(_CONTEXT_SAMPLES) + 0.5).reshape((_CONTEXT_SAMPLES,) + (1,) * rank) / _CONTEXT_SAMPLES
         contexts = input_tokens + xp.maximum(middles * steps - 0.5, 0.0)
         decode_table = spec.phase(Batch.decode_of(batch, contexts), parallelism, kv_dtype=kv_dtype)
@@ -141,7 +158,8 @@ def predict(
     fits = xp.asarray(needed <= capacity)
     reason = xp.where(fits, Reason.OK.value, Reason.DOES_NOT_FIT.value)
     for phase in phases:
-        reason = xp.where(_unsupported(phase), Reason.UNSUPPORTED_DTYPE.value, reason)
+        for code in (Reason.NO_LINK, Reason.UNSUPPORTED_DTYPE):
+            reason = xp.where(_any_with(phase, code), code.value, reason)
         divisible = xp.asarray(phase.table.divisible)
         reason = xp.where(divisible, reason, Reason.NOT_DIVISIBLE.value)
     mask = xp.where(reason == Reason.OK.value, 0.0, xp.nan)
@@ -179,17 +197,42 @@ def _phase(name: str, table: OperatorTable, chip: Accelerator, *, mean_axis: boo
     return Phase(name=name, time_s=one_pass, table=table, times=times)
 
 
-def _unsupported(phase: Phase) -> Any:
-    codes = [np.any(np.asarray(group.one.reason) == Reason.UNSUPPORTED_DTYPE) for group in phase.times.groups]
-    return bool(np.any(codes))
+def _any_with(phase: Phase, code: Reason) -> Any:
+    """Whether any operator has `code`, per point; leading axes are operators and, for decode, contexts."""
+    leading = 2 if phase.name == "decode" else 1
+    found = False
+    for group in phase.times.groups:
+        hit = np.asarray(group.one.reason) == code
+        found = found | np.any(hit, axis=tuple(range(min(leading, hit.ndim))))
+    return found
 
 
-def _check_size(name: str, value: Array) -> None:
-    array = np.asarray(value)
+def _at_rank(value: Array, rank: int) -> Array:
+    array = namespace(value).asarray(value)
+    return array.reshape((1,) * (rank - array.ndim) + array.shape)
+
+
+def _checked_size(name: str, value: Array) -> Array:
+    """`value` as a whole Python number, or as an array of floats, whose products do not wrap around."""
+    try:
+        array = np.asarray(value)
+    except ValueError:
+        raise ValueError(f"{name}: {str(value)[:60]} is not an array of numbers") from None
+    most = _MOST_DEVICES if name in ("tp", "pp", "ep", "dp") else _MOST
+    if isinstance(value, int) and not isinstance(value, bool) and not 1 <= value <= most:
+        shown = str(value) if abs(value) < 10**30 else f"{'-' if value < 0 else ''}10^30 and beyond"
+        raise ValueError(f"{name}: {shown}; expected at least 1" + (f" and at most {most:,}" if value > most else ""))
     if array.dtype.kind not in "iuf":
-        raise ValueError(f"{name}: {value!r} is not a number")
+        raise ValueError(f"{name}: {repr(value)[:60]} is not a number")
+    if array.size == 0:
+        raise ValueError(f"{name}: no values; expected at least one number")
     if not np.all(np.isfinite(array) & (array >= 1)):
         raise ValueError(f"{name}: {np.ravel(array)[np.argmin(np.ravel(array))]:g}; expected at least 1")
+    if np.any(array.astype(float) > most):
+        raise ValueError(f"{name}: {np.max(array):g}; expected at most {most:,}")
+    if namespace(value) is not np:
+        return value
+    return array.astype(float) if array.ndim else array.item()
 
 
 def _first(value: Array, index: int, shape: tuple[int, ...]) -> float:
@@ -209,6 +252,11 @@ def _why_not(prediction: Prediction, index: int, reason: Reason) -> str:
         )
     if reason == Reason.NOT_DIVISIBLE:
         return f"{model} cannot be split by tp {tp}, pp {pp}, ep {ep}, dp {dp}: it has {_divisors(prediction.model)}"
+    if reason == Reason.NO_LINK:
+        return (
+            f"{chip} has no link bandwidth for tp {tp}, pp {pp}, ep {ep}, dp {dp}; expected scale_up.bandwidth (and "
+            "scale_out.bandwidth across nodes) in the chip file, or one device"
+        )
     formats = sorted(prediction.chip.matrix_flops_per_s)
     return (
         f"{chip} has no rate for a number format {model} needs (it has {', '.join(formats)}); choose another with dtype"

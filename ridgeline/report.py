@@ -105,14 +105,19 @@ def prediction_json(prediction: Prediction) -> dict[str, Any]:
 
 def print_prediction(prediction: Prediction, console: Any) -> None:
     """The prediction as a summary and one table per phase; a sweep is summarised by its shape and range."""
+    from rich.markup import escape
     from rich.table import Table
 
     p = prediction
     if np.ndim(p.request_s):
-        console.print(f"{p.model.name} on {p.chip.name}: {np.size(p.request_s)} points, shape {np.shape(p.request_s)}")
+        console.print(
+            f"{p.model.name} on {p.chip.name}: {np.size(p.request_s)} points, shape {np.shape(p.request_s)}",
+            markup=False,
+        )
         return
     devices = float(p.parallelism.devices)
-    console.print(f"[bold]{p.model.name}[/] on {devices:g} x [bold]{p.chip.name}[/]: {_question(p)}")
+    model, chip = escape(p.model.name), escape(p.chip.name)
+    console.print(f"[bold]{model}[/] on {devices:g} x [bold]{chip}[/]: {_question(p)}")
     summary = Table.grid(padding=(0, 2))
     for label, value in _summary(p):
         summary.add_row(label, value)
@@ -212,7 +217,8 @@ def save_roofline(prediction: Prediction, path: Path) -> None:
     with plot_style():
         figure, ax = plt.subplots()
         roofline_plot(p.chip, list(dict.fromkeys(dtypes)), points, ax=ax)
-        ax.set_title(f"{p.model.name} on {float(p.parallelism.devices):g} x {p.chip.name}: {_question(p)}")
+        title = f"{p.model.name} on {float(p.parallelism.devices):g} x {p.chip.name}: {_question(p)}"
+        ax.set_title(title, parse_math=False)
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path)
         plt.close(figure)

@@ -54,7 +54,8 @@ def platform_constants(
     """Constants of `op` of `family` on `platform`, or those of its link class; None where nothing fits.
 
     `bandwidth_bytes_per_s` (per direction) picks the class; without it, the switched one. `stack`
-    (library and version) picks the version's small-message latency. `tables` replaces the shipped constants.
+    (library and version) picks the version's small-message latency and lines; a version nobody measured takes those pooled
+    over versions. `tables` replaces the shipped constants.
     """
     known = families() if tables is None else tables
     table = known.get(family)
@@ -63,7 +64,9 @@ def platform_constants(
     row = table.get("platform", {}).get(platform, {})
     latency_s = row.get("stack_latency_s", {}).get(stack, row.get("latency_s", float("nan")))
     if op in row.get("op", {}):
-        return PlatformConstants(_lines(row["op"][op]), row["bandwidth_bytes_per_s"], latency_s, "fitted")
+        pooled = row["op"][op]
+        lines = _lines(pooled.get("stack", {}).get(stack, pooled))
+        return PlatformConstants(lines, row["bandwidth_bytes_per_s"], latency_s, "fitted")
     classes = table.get("class", {})
     slow = bandwidth_bytes_per_s < SWITCHED_LINK_BYTES_PER_S
     suffix = "/" + platform.split("/", 1)[1] if "/" in platform else ""

@@ -30,6 +30,8 @@ def load(model: "str | Path | Mapping[str, Any] | Model") -> Model:
         if not hasattr(model, "parameters"):
             raise ValueError(f"model: {model!r}; expected a name, a path or a mapping")
         return model
+    if isinstance(model, str) and not model.strip():
+        raise ValueError(f"model: {model!r} is empty; expected a name, a path or a mapping")
     key = str(model).lower().replace("_", "-")
     if key in model_names():
         return _built_in(key)

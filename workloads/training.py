@@ -23,7 +23,7 @@ NOTES = (
     "one device, all pipeline stages in turn, all microbatches: 1 / pp of the sum is a stage's mean work; no bubbles",
     "includes forward, input and weight gradients as separate products, recomputation, collectives of tp, ep and pp "
     "both ways, gradient reduction over data-parallel ranks, optimiser update, cross-entropy",
-    "excludes dropout, data loading, checkpoint writing, gradient clipping, the second all-gather of sequence "
+    "excludes the exchange of keys and values under context parallelism, dropout, data loading, checkpoint writing, gradient clipping, the second all-gather of sequence "
     "parallelism for weight gradients, expert load-balancing losses",
 )
 
@@ -35,6 +35,7 @@ def training_table(
     parallelism: Parallelism,
     *,
     microbatches: Array = 1,
+    context_parallel: Array = 1,
     recompute: str = "none",
     optimiser: str = "adamw",
     distributed_optimiser: bool = False,
@@ -46,6 +47,8 @@ def training_table(
 
     `recompute`: "selective" runs the attention core again in the backward pass, "full" every layer (Korthikanti et
     al., 2022). `flash_attention` False spells attention out as two batched products and a softmax.
+    `context_parallel`: devices (beyond tp, pp and dp) that share each sequence, the causal work balanced between them:
+    a device runs seq_len / cp queries against (seq_len + seq_len / cp) / 2 keys on average.
     `distributed_optimiser`: gradients are reduce-scattered and weights all-gathered over dp, the update split over
     dp; otherwise one all-reduce. Names of backward operators end in ".dgrad", ".wgrad" or ".backward", of repeated
     ones in ".recompute". Raises `ValueError` for unknown options.
@@ -56,7 +59,8 @@ def training_table(
         raise ValueError(f"optimiser: {optimiser!r}; expected one of {', '.join(OPTIMISERS)}")
     p = parallelism
     per_pass = sequences / microbatches
-    ctx = context(model, Batch.prefill_of(per_pass, seq_len), p)
+    own_tokens = seq_len / context_parallel
+    ctx = context(model, Batch.prefill_of(per_pass, own_tokens, (seq_len - own_tokens) / 2.0), p)
     layers = [e for e in layer_entries(model, ctx) if getattr(e.operator, "name", "") != "kv_write"]
     layers = layers if flash_attention else unfused_attention(layers)
     outer = embedding_entries(model, ctx) + head_entries(model, ctx, ctx.tokens)

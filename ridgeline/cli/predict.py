@@ -42,11 +42,18 @@ def predict(
         input_tokens=input,
         output_tokens=output,
     ).require_answer()
+    if plot is not None:
+        if plot.is_dir() or not plot.suffix:
+            raise ValueError(
+                f"--plot: {str(plot)!r} is not a file to write; expected a path that ends in .png, .pdf or .svg"
+            )
+        try:
+            report.save_roofline(prediction, plot)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"--plot: {str(plot)!r} cannot be written: {error}") from None
     if json:
         print(dumps(report.prediction_json(prediction), indent=1))
     else:
         report.print_prediction(prediction, Console())
-    if plot is not None:
-        report.save_roofline(prediction, plot)
-        if not json:
-            Console().print(f"picture: {plot}")
+    if plot is not None and not json:
+        Console().print(f"picture: {plot}", markup=False)

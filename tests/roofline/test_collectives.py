@@ -10,6 +10,7 @@ import hardware
 from hardware import Dimension, Link
 from roofline.collectives import collective_time, datasheet_time_s, library_time, transfer_time
 from roofline.collectives_algorithms import ALGORITHMS, algorithm_time_s, best_algorithm_time_s, wire_fraction
+from roofline.collectives_constants import platform_constants
 from roofline.collectives_hierarchy import hierarchical_time
 from roofline.collectives_moe import expected_destinations
 from roofline.collectives_protocols import ProtocolLines, protocol_time_s
@@ -186,3 +187,21 @@ def test_expected_destinations_against_enumeration(topk, log_ranks):
     sets = list(combinations(range(experts), topk))
     mean = sum(len({e // per_rank for e in chosen}) for chosen in sets) / len(sets)
     assert expected_destinations(ranks, topk, experts) == pytest.approx(mean)
+
+
+def test_a_library_version_has_its_own_lines_and_an_unknown_one_the_pooled():
+    fast, slow = ({name: [0.0] * 3 for name in ProtocolLines._fields[:-1]} for _ in range(2))
+    for row, ratio in ((fast, 1.0), (slow, 2.0)):
+        row |= {"latency_ratio": [ratio] * 3, "efficiency": [0.5] * 3}
+        row |= {"limit_bytes": [1e30] * 3, "floor_s": 0.0}
+    platform = {
+        "bandwidth_bytes_per_s": 1e11,
+        "latency_s": 1e-5,
+        "op": {"all_reduce": fast | {"stack": {"new 2": slow}}},
+    }
+    tables = {"new": {"family": "new", "platform": {"chip": platform}}}
+    for stack, ratio in (("new 2", 2.0), ("new 1", 1.0), ("", 1.0)):
+        found = platform_constants("new", "chip", "all_reduce", stack=stack, tables=tables)
+        assert found is not None
+        assert found.calibration == "fitted"
+        assert found.lines.latency_ratio.tolist() == [ratio] * 3

@@ -179,6 +179,8 @@ class CheckedFields:
         if value is not None:
             return value
         if default is _MISSING:
+            if key in self.raw:
+                raise ValueError(f"{self.path}.{key}: missing (null); expected a value")
             near = get_close_matches(key, [k for k in self.raw if isinstance(k, str)], 1)
             raise ValueError(f"{self.path}.{key}: missing" + (f"; found {near[0]!r} instead" if near else ""))
         return default
@@ -189,7 +191,8 @@ class CheckedFields:
         if value is default:
             return value
         if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-            raise ValueError(f"{self.path}.{key}: {_short(value)}; expected a whole number of at least {least}")
+            limit = f" and at most {most}" if isinstance(value, (int, float)) and value > most else ""
+            raise ValueError(f"{self.path}.{key}: {_short(value)}; expected a whole number of at least {least}{limit}")
         return value
 
     def number(self, key: str, default: float) -> float:

@@ -75,14 +75,19 @@ def read_config(raw: Any, name: str = "model", path: str = "config") -> Transfor
 
 
 def _load(path: Path) -> Any:
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path}: not a regular file; expected a config.json or the folder that holds one")
     size = path.stat().st_size
     if size > LARGEST_BYTES:
         raise ValueError(f"{path.name}: {size} bytes; expected a configuration of at most {LARGEST_BYTES} bytes")
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8-sig"))
     except json.JSONDecodeError as error:
         raise ValueError(
             f"{path.name}: not valid JSON at line {error.lineno} column {error.colno} ({error.msg})"
         ) from None
     except (UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"{path.name}: not a JSON text file ({type(error).__name__})") from None
+        reason = "nested too deeply" if isinstance(error, RecursionError) else "not UTF-8"
+        raise ValueError(f"{path.name}: not a JSON text file ({reason})") from None
+    except ValueError:  # the parser's own limit on digits
+        raise ValueError(f"{path.name}: holds a number of thousands of digits; expected a configuration") from None
