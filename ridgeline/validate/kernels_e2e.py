@@ -126,7 +126,7 @@ def e2e_points(folder: Path, *, split: str = "none") -> tuple[pd.DataFrame, list
     messages.append(
         f"{STEM}: {left} of {len(frame)} rows not answered (training, several devices, fusion, inconsistent)"
     )
-    points = {"op": frame.model_name, "gpu": frame.gpu, "dtype": frame["dtype"], "stack": frame.sw_version}
+    points = {"op": "e2e_model", "gpu": frame.gpu, "dtype": frame["dtype"], "stack": frame.sw_version}
     return pd.DataFrame(points | {"predicted": predicted, "measured": measured * 1e-6, "calibration": marks}), messages
 
 
