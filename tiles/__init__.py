@@ -6,15 +6,39 @@ into models.
 
 from tiles.attention import attention_time, decode_attention_time, explain_attention, prefill_attention_time
 from tiles.attention_constants import AttentionConstants, attention_constants
+from tiles.candidates import FAMILIES, Candidates, family
+from tiles.gemm import GemmBreakdown, GemmTerms, explain_gemm, gemm_time
+from tiles.gemm_constants import GemmConstants, gemm_constants
+from tiles.gemm_sweep import gemm_seconds
 from tiles.linear_attention import LinearAttentionConstants, linear_attention_time
+from tiles.utilisation_law import TileTime, tiled_time, utilisation
+from tiles.wave import Wave, wave
+from tiles.wave_scaling import memory_boundedness, scaled_time
 
 __all__ = [
+    "FAMILIES",
     "AttentionConstants",
+    "Candidates",
+    "GemmBreakdown",
+    "GemmConstants",
+    "GemmTerms",
     "LinearAttentionConstants",
+    "TileTime",
+    "Wave",
     "attention_constants",
     "attention_time",
     "decode_attention_time",
     "explain_attention",
+    "explain_gemm",
+    "family",
+    "gemm_constants",
+    "gemm_seconds",
+    "gemm_time",
     "linear_attention_time",
+    "memory_boundedness",
     "prefill_attention_time",
+    "scaled_time",
+    "tiled_time",
+    "utilisation",
+    "wave",
 ]

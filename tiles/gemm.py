@@ -19,7 +19,7 @@ Check: m = n = k = 4096 bf16 on H100 (989 TFLOP/s): 2 k^3 / 989e12 = 139 us at p
 """
 
 from functools import reduce
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from hardware.accelerator import Accelerator
 from roofline.kernel_time import Bound, KernelTime, Reason, kernel_time
@@ -149,7 +149,7 @@ def explain_gemm(
 class _Setting(NamedTuple):
     """What all candidates share: the problem, the chip's rates with the constants applied, and DRAM traffic. [...]"""
 
-    xp: object
+    xp: Any
     m: Array
     n: Array
     k: Array
@@ -274,11 +274,7 @@ def _over_candidates(setting: _Setting) -> _Setting:
     """`setting` with a trailing axis for candidates."""
     fixed = ("xp", "a_bytes", "b_bytes", "out_bytes")
     xp = setting.xp
-    changes = {
-        name: xp.asarray(value)[..., None]  # type: ignore[attr-defined]
-        for name, value in zip(setting._fields, setting)
-        if name not in fixed
-    }
+    changes = {name: xp.asarray(value)[..., None] for name, value in zip(setting._fields, setting) if name not in fixed}
     return setting._replace(**changes)
 
 
@@ -290,10 +286,10 @@ def _index_of_minimum(total_s: Array) -> Array:
 def _assemble(s: _Setting, c: GemmConstants, terms: GemmTerms, best_s: Array) -> KernelTime:
     xp = s.xp
     launch = c.launch_s + s.quantise_s
-    cache = xp.maximum(xp.maximum(terms.l2_s, terms.store_s), terms.step_s)  # type: ignore[attr-defined]
-    compute = xp.maximum(terms.matrix_s, terms.power_s)  # type: ignore[attr-defined]
-    peak = xp.maximum(xp.maximum(compute, terms.dram_s), cache)  # type: ignore[attr-defined]
-    bound = xp.select(  # type: ignore[attr-defined]
+    cache = xp.maximum(xp.maximum(terms.l2_s, terms.store_s), terms.step_s)
+    compute = xp.maximum(terms.matrix_s, terms.power_s)
+    peak = xp.maximum(xp.maximum(compute, terms.dram_s), cache)
+    bound = xp.select(
         [launch > best_s, compute >= peak, terms.dram_s >= peak, xp.maximum(terms.l2_s, terms.store_s) >= peak],
         [Bound.LAUNCH.value, Bound.COMPUTE.value, Bound.MEMORY.value, Bound.CACHE.value],
         Bound.LOAD_PORT.value,
