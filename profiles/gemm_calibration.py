@@ -15,14 +15,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pandas as pd
-
 import hardware
 from hardware.accelerator import Accelerator
 from profiles.fit import Fit
 from profiles.gemm_fit import Points, fit_gemm, points, read_gemm, recipe_of
 from tiles.gemm_constants import CONSTANT_NAMES, GemmConstants, constants_architecture, gemm_format
 
+#: A pandas frame (its stubs do not know what selecting rows returns).
+Frame = Any
 #: Points a group is fitted to at most, drawn reproducibly (more move no constant by more than its error).
 MOST_POINTS = 2000
 
@@ -39,7 +39,7 @@ class GroupFit(NamedTuple):
     rows: int
 
 
-def fit_groups(rows: pd.DataFrame, *, most_points: int = MOST_POINTS, pooled: bool = True) -> Iterator[GroupFit]:
+def fit_groups(rows: Frame, *, most_points: int = MOST_POINTS, pooled: bool = True) -> Iterator[GroupFit]:
     """Fit every (architecture, dtype, stack) of `rows` (as from `read_gemm`), and pool what several architectures
     share."""
     chips = {gpu: hardware.load(gpu) for gpu in rows["gpu"].unique()}
@@ -55,7 +55,7 @@ def fit_groups(rows: pd.DataFrame, *, most_points: int = MOST_POINTS, pooled: bo
 
 
 def fit_rows(
-    part: pd.DataFrame, chips: dict[str, Accelerator], arch: str, label: str, stack: str, most_points: int
+    part: Frame, chips: dict[str, Accelerator], arch: str, label: str, stack: str, most_points: int
 ) -> GroupFit:
     """Fit one group of rows; chips of the group share the constants and weigh equally."""
     recipe = recipe_of(arch, label, stack)
@@ -67,9 +67,7 @@ def fit_rows(
     return GroupFit(arch, gemm_format(groups[0].op), stack, names, constants, fit, len(part))
 
 
-def sampled(
-    part: pd.DataFrame, chips: dict[str, Accelerator], label: str, stack: str, most_points: int
-) -> list[Points]:
+def sampled(part: Frame, chips: dict[str, Accelerator], label: str, stack: str, most_points: int) -> list[Points]:
     """At most `most_points` rows of `part`, equally many per chip, as `Points` per chip."""
     each = most_points // part["gpu"].nunique()
     groups = []
@@ -81,7 +79,7 @@ def sampled(
     return groups
 
 
-def _prior(part: pd.DataFrame) -> float | None:
+def _prior(part: Frame) -> float | None:
     """A weak prior where a group has too few points to speak about every constant."""
     return 3.0 if len(part) < 200 else None
 

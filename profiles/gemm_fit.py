@@ -7,7 +7,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -21,6 +21,8 @@ from tiles.gemm_constants import ENERGY_SCALE, GemmConstants, constants_architec
 from workloads.numeric import Array
 from workloads.operators import Gemm
 
+#: A pandas frame (its stubs do not know what selecting rows returns).
+Frame = Any
 #: How the number formats of measured tables read as operators.
 MEASURED_FORMATS: dict[str, dict[str, str]] = {
     "bfloat16": {"dtype": "bf16"},
@@ -180,7 +182,7 @@ def few_shot(points: Points, recipe: Recipe, prior: GemmConstants, *, scale: flo
     return fit_gemm([points], recipe, prior, prior_scale=scale, max_evaluations=40)
 
 
-def operators(rows: pd.DataFrame, label: str) -> Gemm:
+def operators(rows: Frame, label: str) -> Gemm:
     """Measured rows (columns m, n, k, batch) of number format `label` as one `Gemm` of arrays [rows]."""
     dims = {name: rows[name].to_numpy(float) for name in ("m", "n", "k", "batch")}
     return Gemm(**dims, **MEASURED_FORMATS[label])
@@ -197,19 +199,19 @@ def weight_copies(op: Gemm, chip: Accelerator, most: Array) -> Array:
     return np.clip(np.ceil(float(l2_capacity(chip)) / weights - 1e-9), 1.0, most)
 
 
-def rotated(rows: pd.DataFrame, op: Gemm, chip: Accelerator) -> np.ndarray:
+def rotated(rows: Frame, op: Gemm, chip: Accelerator) -> np.ndarray:
     """`weight_copies` of measured rows with a `source` column. [rows]"""
     most = rows["source"].map(ROTATED_COPIES).fillna(1.0).to_numpy(float)
     return np.asarray(weight_copies(op, chip, most), float)
 
 
-def points(rows: pd.DataFrame, chip: Accelerator, label: str) -> Points:
+def points(rows: Frame, chip: Accelerator, label: str) -> Points:
     """Measured rows (columns m, n, k, batch, latency_us, source) of one chip and number format as `Points`."""
     op = operators(rows, label)
     return Points(chip, op, rows["latency_us"].to_numpy(float) * 1e-6, rotated(rows, op, chip))
 
 
-def read_gemm(path: Path) -> tuple[pd.DataFrame, int]:
+def read_gemm(path: Path) -> tuple[Frame, int]:
     """Rows of a `gemm.parquet` with a positive finite latency, and how many had none.
 
     Adds `stack`: the software version, followed by the operator where one table mixes eager calls that cost differently

@@ -19,7 +19,7 @@ Check: m = n = k = 4096 bf16 on H100 (989 TFLOP/s): 2 k^3 / 989e12 = 139 us at p
 """
 
 from functools import reduce
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from hardware.accelerator import Accelerator
 from roofline.kernel_time import Bound, KernelTime, Reason, kernel_time
@@ -149,7 +149,7 @@ def explain_gemm(
 class _Setting(NamedTuple):
     """What all candidates share: the problem, the chip's rates with the constants applied, and DRAM traffic. [...]"""
 
-    xp: object
+    xp: Any
     m: Array
     n: Array
     k: Array
@@ -158,10 +158,11 @@ class _Setting(NamedTuple):
     b_bytes: float
     out_bytes: float
     cores: Array
-    core_flops_per_s: Array
-    clock_hz: Array
-    l2_bytes_per_s: Array
-    dram_bytes_per_s: Array
+    core_flop_s: Array
+    step_s: Array
+    l2_byte_s: Array
+    dram_byte_s: Array
+    epilogue_byte_s: Array
     cold_bytes: Array
     resident_bytes: Array
     reload: Array
@@ -200,10 +201,11 @@ def gemm_setting(op: Gemm, chip: Accelerator, c: GemmConstants, peak: Array, wei
         b_bytes=b,
         out_bytes=out,
         cores=1.0 * chip.cores,
-        core_flops_per_s=peak / chip.cores * c.tensor_efficiency,
-        clock_hz=1.0 * chip.clock_hz,
-        l2_bytes_per_s=c.l2_bytes_per_clock * core_bytes_per_s,
-        dram_bytes_per_s=chip.dram.bandwidth_bytes_per_s * c.dram_efficiency,
+        core_flop_s=chip.cores / (peak * c.tensor_efficiency),
+        step_s=c.step_clocks / chip.clock_hz,
+        l2_byte_s=1.0 / (c.l2_bytes_per_clock * core_bytes_per_s),
+        dram_byte_s=1.0 / (chip.dram.bandwidth_bytes_per_s * c.dram_efficiency),
+        epilogue_byte_s=1.0 / (c.epilogue_bytes_per_clock * chip.clock_hz),
         cold_bytes=cold,
         resident_bytes=weights * hot + rows * (1.0 - row_spill) + output * (1.0 - out_spill),
         reload=reload,
@@ -232,26 +234,25 @@ def candidate_terms(s: _Setting, t: Candidates, c: GemmConstants, rounding: Roun
     area = t.tile_m * t.tile_n
     edge_bytes = t.tile_m * s.a_bytes + t.tile_n * s.b_bytes
     landing = wave(tiles, s.cores, c.balance, rounding=rounding)
+    passes = tiles / s.cores
     # Two small tiles share a core when there are enough of them; they hide each other's latency, not each other's work.
     resident = xp.where(area <= 128.0 * 128.0, 2.0, 1.0)
-    sharing = xp.minimum(resident, xp.maximum(tiles / s.cores, 1.0))
-    matrix = landing.waves * (2.0 * area) * depth / s.core_flops_per_s
-    step_s = landing.waves * steps * c.step_clocks / (s.clock_hz * sharing)
+    sharing = xp.minimum(resident, xp.maximum(passes, 1.0))
+    matrix_s = landing.waves * depth * (2.0 * area * s.core_flop_s)
+    step_s = landing.waves * steps * s.step_s / sharing
     l2_bytes = tiles * depth * edge_bytes
-    # A wave of tiles rastered in a square reads 2 sqrt(cores t_m t_n) rows; beyond L2 each wave reads them again from
-    # DRAM.
-    raster = tiles / xp.sqrt(s.cores) * xp.sqrt(area) * depth * (s.a_bytes + s.b_bytes)
+    # Tiles rastered in a square read 2 sqrt(cores t_m t_n) rows per wave; beyond L2 each wave reads them from DRAM again.
+    raster = passes * depth * (xp.sqrt(s.cores) * xp.sqrt(area) * (s.a_bytes + s.b_bytes))
     dram_bytes = s.cold_bytes + s.reload * xp.maximum(xp.minimum(raster, l2_bytes) - s.reload_rows_bytes, 0.0)
-    l2_s = l2_bytes / s.l2_bytes_per_s
-    dram_s = dram_bytes / s.dram_bytes_per_s
-    resources = (matrix, step_s, l2_s, dram_s, s.store_s + 0.0 * matrix, s.power_s + 0.0 * matrix)
+    l2_s = l2_bytes * s.l2_byte_s
+    dram_s = dram_bytes * s.dram_byte_s
+    resources = (matrix_s, step_s, l2_s, dram_s, s.store_s + 0.0 * matrix_s, s.power_s + 0.0 * matrix_s)
     longest = rounding.maximum(*resources) if rounding.mode == "smooth" else reduce(xp.maximum, resources)
     busy = longest + c.exposed * (sum(resources) - longest)
-    epilogue = (
-        rounding.ceil(tiles / (s.cores * resident)) * area * s.out_bytes / (c.epilogue_bytes_per_clock * s.clock_hz)
-    )
-    partial_bytes = t.split * s.batch * s.m * s.n * 8.0
-    reduction = xp.where(t.split > 1.0, c.split_s + partial_bytes / s.l2_bytes_per_s, 0.0)
+    # One over 1 or 2 is exact, so the ceil sees the quotient of a division.
+    epilogue = rounding.ceil(passes * (1.0 / resident)) * (area * s.out_bytes * s.epilogue_byte_s)
+    partial_bytes = (t.split * 8.0) * (s.batch * s.m * s.n)
+    reduction = xp.where(t.split > 1.0, c.split_s + partial_bytes * s.l2_byte_s, 0.0)
     allowed = (s.m > t.m_above) & (s.m <= t.m_upto) & ((t.split <= 1.0) | (s.k >= 4.0 * step * t.split))
     total = busy + epilogue + reduction + xp.where(allowed, 0.0, _FORBIDDEN_S)
     return GemmTerms(
@@ -273,11 +274,7 @@ def _over_candidates(setting: _Setting) -> _Setting:
     """`setting` with a trailing axis for candidates."""
     fixed = ("xp", "a_bytes", "b_bytes", "out_bytes")
     xp = setting.xp
-    changes = {
-        name: xp.asarray(value)[..., None]  # type: ignore[attr-defined]
-        for name, value in zip(setting._fields, setting)
-        if name not in fixed
-    }
+    changes = {name: xp.asarray(value)[..., None] for name, value in zip(setting._fields, setting) if name not in fixed}
     return setting._replace(**changes)
 
 
@@ -289,10 +286,10 @@ def _index_of_minimum(total_s: Array) -> Array:
 def _assemble(s: _Setting, c: GemmConstants, terms: GemmTerms, best_s: Array) -> KernelTime:
     xp = s.xp
     launch = c.launch_s + s.quantise_s
-    cache = xp.maximum(xp.maximum(terms.l2_s, terms.store_s), terms.step_s)  # type: ignore[attr-defined]
-    compute = xp.maximum(terms.matrix_s, terms.power_s)  # type: ignore[attr-defined]
-    peak = xp.maximum(xp.maximum(compute, terms.dram_s), cache)  # type: ignore[attr-defined]
-    bound = xp.select(  # type: ignore[attr-defined]
+    cache = xp.maximum(xp.maximum(terms.l2_s, terms.store_s), terms.step_s)
+    compute = xp.maximum(terms.matrix_s, terms.power_s)
+    peak = xp.maximum(xp.maximum(compute, terms.dram_s), cache)
+    bound = xp.select(
         [launch > best_s, compute >= peak, terms.dram_s >= peak, xp.maximum(terms.l2_s, terms.store_s) >= peak],
         [Bound.LAUNCH.value, Bound.COMPUTE.value, Bound.MEMORY.value, Bound.CACHE.value],
         Bound.LOAD_PORT.value,

@@ -155,7 +155,9 @@ def gemm_constants(
     architecture = constants_architecture(chip)
     near = NEAREST_ARCHITECTURE.get(architecture, ())
     # A set pooled over generations beats a set of one other generation; another format of the same cores beats both.
-    order = [(architecture, wanted), ("any", wanted)]
+    # The pooled set is NVIDIA's: another maker's chip prefers its neighbours.
+    kin = [(arch, wanted) for arch in near] if architecture.startswith("CDNA") else []
+    order = [(architecture, wanted), *kin, ("any", wanted)]
     order += [(architecture, other) for other in NEAREST_FORMAT.get(wanted, ())]
     order += [(arch, other) for arch in near for other in (wanted, *NEAREST_FORMAT.get(wanted, ()))]
     for arch, label in order:

@@ -56,7 +56,7 @@ class MemoryBoundConstants(NamedTuple):
     threads_per_core: Array = 2048.0
 
 
-#: Share of DRAM bandwidth a streaming map reaches, per architecture (fp32 maps of 18 to 250 MB; Hopper and newer: quantise).
+#: Share of DRAM bandwidth a streaming map reaches, per architecture (fp32 maps above 18 MB; from Hopper on: quantise).
 DRAM_EFFICIENCY: dict[str, float] = {
     "Pascal": 0.75,
     "Volta": 0.92,

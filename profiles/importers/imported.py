@@ -119,7 +119,7 @@ def require(frame: Frame, columns: Iterable[str], where: str) -> None:
 
 def refused_rows(rows: Frame, column: str, values: Any, reason: str) -> Frame:
     """Rows the reader cannot describe, as lines of a refusal table."""
-    values = values.astype(str).to_numpy() if isinstance(values, Frame) else np.full(len(rows), str(values))
+    values = values.astype(str).to_numpy() if isinstance(values, pd.Series) else np.full(len(rows), str(values))
     return pd.DataFrame({"row": np.asarray(rows), "column": column, "value": values, "reason": reason}).astype(object)
 
 

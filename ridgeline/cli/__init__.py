@@ -1,6 +1,7 @@
 """The command line, one module per command group; `main` is the entry point of the `ridgeline` command.
 
-Modules here parse, call the facade and print. Imports of models happen inside the commands, so that `--help` stays instant.
+Modules here parse, call the facade and print. Imports of models happen inside the commands, so that `--help` stays
+instant.
 """
 
 import sys
@@ -10,10 +11,10 @@ from typing import Any, NoReturn
 
 import typer
 
-from ridgeline.cli import devices, models, predict, validate
+from ridgeline.cli import calibrate, devices, measure, models, predict, profile, validate
 
-#: The base of all complaints about options and arguments. Typer carries its own click or uses the installed one, by version; its
-#: public exceptions lead to the right one.
+#: The base of all complaints about options and arguments. Typer carries its own click or uses the installed one, by
+#: version; its public exceptions lead to the right one.
 _UsageError: Any = typer.BadParameter.__mro__[1]
 
 app = typer.Typer(
@@ -27,6 +28,9 @@ app.command("measure-host")(devices.measure_host)
 app.command("models")(models.models)
 app.command("operators")(models.operators)
 app.command("validate")(validate.validate)
+app.command("calibrate")(calibrate.calibrate)
+app.command("measure")(measure.measure)
+app.add_typer(profile.profile, name="profile")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

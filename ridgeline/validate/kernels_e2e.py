@@ -5,24 +5,31 @@ its mask and scale kernels, the tanh form of GELU as eight maps, one matrix prod
 the device drains them, so the host's launch time that single-operator measurements contain is taken out (see `tiles.launch`).
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from profiles.gemm_calibration import as_set, fit_rows
 from profiles.memory_bound_fit import device
+from ridgeline.validate.kernels_gemm import COLUMNS as GEMM_COLUMNS
 from ridgeline.validate.kernels_gemm import known_device
 from ridgeline.validate.tables import NUMBER, TEXT, find_table, measured_or_nan, read_table
 from tiles.gemm import gemm_time
-from tiles.gemm_constants import gemm_constants
+from tiles.gemm_constants import constants_architecture, gemm_constants
 from tiles.gemm_constants import shipped_sets as gemm_shipped_sets
-from tiles.kernel_families import shipped_sets
+from tiles.kernel_families import FamilySet, shipped_sets
 from tiles.launch import launch_costs, repeated_stream_time_s
 from tiles.memory_bound import memory_bound_constants, memory_bound_kernel, memory_bound_time
 from workloads.operators import Elementwise, Gather, Gemm, Normalisation, Operator, Softmax
 
 STEM = "e2e_neusight"
+#: Points a pooled matrix-product set is refitted to inside a split.
+SPLIT_POINTS = 900
+#: Constant sets of matrix products and of memory-bound kernels.
+Sets = tuple[Sequence[dict[str, Any]], Sequence[FamilySet]]
 COLUMNS = {name: TEXT for name in ("gpu", "dtype", "model_name", "mode", "option", "sw_version")} | {
     name: NUMBER for name in ("seqlen", "batch", "latency_us")
 }
@@ -97,7 +104,8 @@ def e2e_points(folder: Path, *, split: str = "none") -> tuple[pd.DataFrame, list
 
     Inference in one process is predicted; training, multi-device and fused rows, models outside `MODELS` and the rows
     that contradict the same source's operators (BERT and GPT-2 on the 40 GB A100) are found but not answered.
-    `split` "gpus" answers every chip with shipped constant sets that were fitted without it; "none" with all of them.
+    `split` "none" uses the shipped constants; "gpus" answers every chip from sets that were fitted without it, the
+    pooled matrix-product sets that saw it refitted to the others' rows of the table `gemm`.
     """
     path = find_table(folder, STEM)
     if path is None:
@@ -106,18 +114,19 @@ def e2e_points(folder: Path, *, split: str = "none") -> tuple[pd.DataFrame, list
     measured, useless = measured_or_nan(frame.latency_us)
     messages = [f"{STEM}: {useless} rows without a duration"] if useless else []
     predicted, marks = np.full(len(frame), np.nan), np.full(len(frame), "none", dtype=object)
+    sets_of = {gpu: _sets_without(folder, gpu) for gpu in frame.gpu.unique()} if split == "gpus" else {}
     row: Any
     for i, row in enumerate(frame.itertuples()):
         if row.mode != "inf" or row.option != "none" or row.model_name not in MODELS or _left_out(row):
             continue
         predicted[i], marks[i] = eager_model_time(
-            MODELS[row.model_name], row.batch, row.seqlen, row.gpu, without_own=split == "gpus"
+            MODELS[row.model_name], row.batch, row.seqlen, row.gpu, sets=sets_of.get(row.gpu)
         )
     left = int(np.isnan(predicted).sum())
     messages.append(
         f"{STEM}: {left} of {len(frame)} rows not answered (training, several devices, fusion, inconsistent)"
     )
-    points = {"op": frame.model_name, "gpu": frame.gpu, "dtype": frame["dtype"], "stack": frame.sw_version}
+    points = {"op": "e2e_model", "gpu": frame.gpu, "dtype": frame["dtype"], "stack": frame.sw_version}
     return pd.DataFrame(points | {"predicted": predicted, "measured": measured * 1e-6, "calibration": marks}), messages
 
 
@@ -126,20 +135,40 @@ def _left_out(row: Any) -> bool:
     return contradictory or known_device(row.gpu) is None
 
 
+def _sets_without(folder: Path, gpu: str) -> Sets | None:
+    chip = known_device(gpu)
+    if chip is None:
+        return None
+    own = [entry for entry in gemm_shipped_sets() if chip.name in entry["chips"]]
+    others = [entry for entry in gemm_shipped_sets() if chip.name not in entry["chips"]]
+    stacks = {entry["stack"] for entry in own if entry["architecture"] == "any" and entry["format"] == "fp32"}
+    path = find_table(folder, "gemm")
+    if stacks and path is not None:
+        rows: Any = read_table(path, GEMM_COLUMNS)
+        rows["measured"] = measured_or_nan(rows["latency_us"])[0] * 1e-6
+        products = np.where(rows["op"] == "bmm", "-bmm", "-linear")
+        rows["stack"] = rows["sw_version"] + products
+        rows = rows[(rows["dtype"] == "fp32") & (rows["gpu"] != gpu) & np.isfinite(rows["measured"])]
+        rows = rows[rows["stack"].isin(stacks)]
+        chips = {name: device(name) for name in rows["gpu"].unique()}
+        rows = rows[~rows["gpu"].map({n: constants_architecture(c) == "Pascal" for n, c in chips.items()})]
+        for stack, part in rows.groupby("stack"):
+            others.append(as_set(fit_rows(part, chips, "any", "fp32", str(stack), SPLIT_POINTS), date="split"))
+    maps = tuple(entry for entry in shipped_sets("memory_bound") if chip.name not in entry.chips)
+    return tuple(others), maps
+
+
 def eager_model_time(
-    model: EagerModel, batch: float, tokens: float, gpu: str, *, without_own: bool = False
+    model: EagerModel, batch: float, tokens: float, gpu: str, *, sets: Sets | None = None
 ) -> tuple[float, str]:
     """Seconds of one forward pass on `gpu` and the least certain calibration among its kernels.
 
-    `without_own`: no constant set that saw this chip.
+    `sets`: constant sets of matrix products and of memory-bound kernels to choose from (default: shipped).
     """
     chip = device(gpu)
     costs = launch_costs(chip)
     stack = "torch2.4.1-eager" if chip.vendor == "AMD" else "torch2.1.0-cu121-eager"
-    gemm_sets, map_sets = gemm_shipped_sets(), shipped_sets("memory_bound")
-    if without_own:
-        gemm_sets = tuple(entry for entry in gemm_sets if chip.name not in entry["chips"])
-        map_sets = tuple(entry for entry in map_sets if chip.name not in entry.chips)
+    gemm_sets, map_sets = sets or (gemm_shipped_sets(), shipped_sets("memory_bound"))
     busy, counts, kinds = [], [], []
     for operator, count in eager_operators(model, batch, tokens):
         if isinstance(operator, Gemm):

@@ -21,6 +21,8 @@ from workloads.operators import Gemm
 
 STEM = "gemm"
 SPLITS = ("none", "shapes", "extrapolate", "gpu", "generation", "few-shot")
+#: pandas' stubs do not know what selecting rows returns.
+Frame = Any
 COLUMNS = {name: TEXT for name in ("source", "gpu", "dtype", "op", "sw_version")} | {
     name: NUMBER for name in ("batch", "m", "n", "k", "latency_us")
 }
@@ -34,7 +36,7 @@ SHOTS = 32
 Z90 = 1.645
 
 
-def gemm_points(folder: Path, *, split: str = "none") -> tuple[pd.DataFrame, list[str]]:
+def gemm_points(folder: Path, *, split: str = "none") -> tuple[Frame, list[str]]:
     """Points (measured, predicted, lower, upper in seconds) of the table in `folder`, and messages; empty without a
     table.
 
@@ -46,7 +48,7 @@ def gemm_points(folder: Path, *, split: str = "none") -> tuple[pd.DataFrame, lis
     path = find_table(folder, STEM)
     if path is None:
         return pd.DataFrame(columns=["op", "gpu", "dtype", "stack", "measured", "predicted", "calibration"]), []
-    frame = read_table(path, COLUMNS)
+    frame: Frame = read_table(path, COLUMNS)
     measured, useless = measured_or_nan(frame["latency_us"])
     messages = [f"{STEM}: {useless} rows without a positive finite latency"] if useless else []
     frame["measured"] = measured * 1e-6
@@ -60,7 +62,7 @@ def gemm_points(folder: Path, *, split: str = "none") -> tuple[pd.DataFrame, lis
         if split != "none":
             frame = frame[~frame["gpu"].isin(unknown)]
     parts = [predict_frame(rows, sets, prior_points) for rows, sets, prior_points in _parts(frame, split)]
-    scored = pd.concat(parts)
+    scored: Frame = pd.concat(parts)
     scored["measured"] = frame["measured"]
     unanswered = int(scored["predicted"].isna().sum())
     if unanswered:
@@ -68,18 +70,18 @@ def gemm_points(folder: Path, *, split: str = "none") -> tuple[pd.DataFrame, lis
     return scored, messages
 
 
-def predict_frame(
-    frame: pd.DataFrame, sets: Sequence[dict[str, Any]] | None, calibration: pd.DataFrame | None = None
-) -> pd.DataFrame:
+def predict_frame(frame: Frame, sets: Sequence[dict[str, Any]] | None, calibration: Frame | None = None) -> Frame:
     """Group fields, `predicted`, `lower`, `upper` (NaN where unanswered) and `calibration` per row of `frame`.
 
     `sets`: constants to choose from (None: shipped). `calibration`: measured rows to calibrate few-shot from, group
     by group.
     """
-    out = pd.DataFrame({"op": frame["op"], "gpu": frame["gpu"], "dtype": frame["dtype"], "stack": frame["sw_version"]})
+    out: Frame = pd.DataFrame(
+        {"op": frame["op"], "gpu": frame["gpu"], "dtype": frame["dtype"], "stack": frame["sw_version"]}
+    )
     predicted, sigma = np.full(len(frame), np.nan), np.full(len(frame), np.nan)
     marks = np.full(len(frame), "none", dtype=object)
-    place = pd.Series(np.arange(len(frame)), index=frame.index)
+    place: Any = pd.Series(np.arange(len(frame)), index=frame.index)
     for (gpu, label, stack), part in frame.groupby(["gpu", "dtype", "stack"], sort=False):
         chip = known_device(str(gpu))
         if label not in MEASURED_FORMATS or chip is None:
@@ -138,10 +140,10 @@ def _compiled(m, n, k, batch, copies, chip, constants, *, dtype, weight, out):
     return gemm_seconds(op, chip, constants, weight_copies=copies)
 
 
-def _parts(frame: pd.DataFrame, split: str) -> Iterator[tuple[pd.DataFrame, Any, Any]]:
+def _parts(frame: Frame, split: str) -> Iterator[tuple[Frame, Any, Any]]:
     """(rows to score, sets to choose constants from or None, rows to calibrate from or None) of each part of
     `split`."""
-    usable = frame[np.isfinite(frame["measured"])]
+    usable: Frame = frame[np.isfinite(frame["measured"])]
     if split == "none":
         yield frame, None, None
         return
@@ -171,5 +173,5 @@ def _parts(frame: pd.DataFrame, split: str) -> Iterator[tuple[pd.DataFrame, Any,
         yield rows.drop(shots.index), others + pooled, shots
 
 
-def _fitted(rows: pd.DataFrame, *, pooled: bool = True) -> list[dict[str, Any]]:
+def _fitted(rows: Frame, *, pooled: bool = True) -> list[dict[str, Any]]:
     return [as_set(result, date="split") for result in fit_groups(rows, most_points=SPLIT_POINTS, pooled=pooled)]
