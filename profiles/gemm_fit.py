@@ -217,12 +217,13 @@ def read_gemm(path: Path) -> tuple[Frame, int]:
     Adds `stack`: the software version, followed by the operator where one table mixes eager calls that cost differently
     (torch's linear adds a bias and a transposed weight, bmm does not).
     """
-    rows = pd.read_parquet(path)
+    rows: Frame = pd.read_parquet(path)
     latency = rows["latency_us"].to_numpy(float)
     good = np.isfinite(latency) & (latency > 0.0)
-    rows = rows[good].copy()
+    rows = pd.DataFrame(rows[good])
     for name in ("source", "gpu", "dtype", "op", "sw_version"):
         rows[name] = rows[name].astype(str)
-    eager = rows["sw_version"].str.endswith("eager")
+    versions: Any = rows["sw_version"]
+    eager = versions.str.endswith("eager")
     rows["stack"] = np.where(eager, rows["sw_version"] + "-" + rows["op"], rows["sw_version"])
     return rows, int((~good).sum())

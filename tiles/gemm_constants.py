@@ -212,9 +212,10 @@ def _nearest_stack(found: list[dict[str, Any]], stack: str | None) -> dict[str, 
         for entry in found:
             if entry["stack"] == stack:
                 return entry
-        for entry in found:
-            if _engine(entry["stack"]) == _engine(stack):
-                return entry
+        kin = [entry for entry in found if _engine(entry["stack"]) == _engine(stack)]
+        # Eager tables name the call last ("torch2.4.1-eager-linear"): the same call of another version comes first.
+        for entry in sorted(kin, key=lambda entry: entry["stack"].split("-")[-1] != stack.split("-")[-1]):
+            return entry
     for engine in DEFAULT_STACKS:
         for entry in found:
             if _engine(entry["stack"]) == engine:

@@ -29,7 +29,7 @@ def calibrate(
         raise ValueError(f"--data: {folder} is not a folder")
     console = Console(stderr=True)
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=console) as bar:
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task(f"calibrating {op}")
         found = fit(
             folder, gpu, stack, op, points=points, seed=seed, progress=lambda s: bar.update(task, description=s)

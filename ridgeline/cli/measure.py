@@ -28,7 +28,7 @@ def measure(
     chosen = _backend(backend, device, flush)
     console = Console(stderr=True)
     kept = Store(store, devices=[chosen.device])
-    with Progress(console=console) as bar:
+    with Progress(console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task(f"{chosen.device}, {chosen.stack}", total=sum(o.points for o in wanted.operators))
         report = measure_plan(
             wanted, kept, chosen, repeats=repeats, limit=limit, budget_s=seconds,
