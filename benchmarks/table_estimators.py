@@ -42,7 +42,8 @@ def figures(predicted: np.ndarray, measured: np.ndarray) -> str:
     found = np.isfinite(predicted)
     ape = np.abs(predicted - measured)[found] / measured[found] * 100.0
     bias = np.median(np.log(predicted[found] / measured[found])) * 100.0
-    return f"{ape.mean():6.1f} / {np.median(ape):5.1f} / {np.quantile(ape, 0.95):6.1f}  bias {bias:+5.1f}  ({found.sum()} of {len(found)})"
+    errors = f"{ape.mean():6.1f} / {np.median(ape):5.1f} / {np.quantile(ape, 0.95):6.1f}"
+    return f"{errors}  bias {bias:+5.1f}  ({found.sum()} of {len(found)})"
 
 
 def main() -> None:
