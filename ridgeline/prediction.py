@@ -4,11 +4,12 @@
     decode    output_tokens - 1 further passes, one token per request each, averaged over the growing context
     request   prefill_s + (output_tokens - 1) * decode_s
 
-Times are those of `roofline.phase_time`: every operator at its bound, one after the other, and one batch at a time through all
-pipeline stages. Queueing, host time, chunking, micro-batches and overlap are not included.
+Times are those of `roofline.phase_time`: every operator as the estimator predicts it, one after the other, and one batch at a time
+through all pipeline stages. Queueing, host time, chunking, micro-batches and overlap are not included.
 """
 
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,13 @@ import numpy as np
 import hardware
 import workloads
 from hardware import Accelerator
-from roofline import PhaseTime, Reason, phase_time
+from roofline import Estimator, PhaseTime, Reason, operator_bound, phase_time
 from workloads import Batch, OperatorTable, Parallelism, TransformerModel
 from workloads.dtypes import canonical_dtype
 from workloads.numeric import Array, namespace
 
+#: Estimators by name: kernels as tiles and waves (fitted constants), or bounds.
+ESTIMATORS = ("tiles", "roofline")
 #: Decode contexts evaluated for the mean step; a time that is piecewise linear in context needs no more.
 _CONTEXT_SAMPLES = 16
 
@@ -47,7 +50,8 @@ class Prediction:
     `prefill_s`: one pass over all prompts (models that generate nothing: the forward pass). `decode_s`: mean time of one decode
     pass, the time per output token (0 without generation). `request_s`: both. `requests_per_s`, `output_tokens_per_s`: of the whole
     deployment.
-    `needed_bytes`, `capacity_bytes` per device at the end of decode; `fits`.
+    `needed_bytes`, `capacity_bytes` per device at the end of decode; `fits`. `estimator`: what predicted the kernels. `notes`: what a
+    reader must know.
     """
 
     model: Any
@@ -68,6 +72,8 @@ class Prediction:
     capacity_bytes: Array
     fits: Array
     reason: Array
+    estimator: str
+    notes: tuple[str, ...]
 
     def require_answer(self) -> "Prediction":
         """Self if every point was answered, else `ValueError` that says why not (the first unanswered point)."""
@@ -99,12 +105,16 @@ def predict(
     batch: Array = 1,
     input_tokens: Array = 1024,
     output_tokens: Array = 256,
+    estimator: str = "tiles",
+    stack: str = "vllm",
 ) -> Prediction:
     """Predict prefill and decode of `model` (name, folder, `config.json`, or a model object) on chip `on`.
 
     `batch` requests in flight over the whole deployment of tp x pp x dp devices, each with `input_tokens` of prompt and
     `output_tokens` to generate. `dtype` replaces the weights' format ("fp8"), `kv_dtype` the cache's. Numeric arguments may be
     arrays and broadcast: a sweep is one call.
+
+    `estimator`: "tiles" (kernels as `stack`, one of `tiles.STACKS`, schedules them) or "roofline" (bounds).
 
     Raises `ValueError` for unknown names and for sizes that are not positive. A point that cannot be computed (a degree that does
     not divide, memory that does not suffice, a format the chip has no rate for) is NaN, with its `reason`; see
@@ -119,6 +129,7 @@ def predict(
                 raise ValueError(f"dtype: {error}") from None
         spec = spec.with_quantisation(dtype)
     chip = hardware.load(on)
+    kernels = kernel_estimator(estimator, stack)
     sizes = {"batch": batch, "input_tokens": input_tokens, "output_tokens": output_tokens}
     if kv_dtype:
         try:
@@ -131,7 +142,9 @@ def predict(
     rank = max(np.ndim(value) for value in (*sizes.values(), *hardware.numeric_paths(chip).values()))
     sizes = {name: value if np.ndim(value) == rank else _at_rank(value, rank) for name, value in sizes.items()}
     batch, input_tokens, output_tokens, tp, pp, ep, dp = sizes.values()
-    parallelism = Parallelism(tp=tp, pp=pp, ep=ep, dp=dp)
+    parallelism = Parallelism(
+        tp=tp, pp=pp, ep=ep, dp=dp, tp_scope=_scope(chip, tp), ep_scope=_scope(chip, ep), pp_scope=_scope(chip, tp * pp)
+    )
     xp = namespace(batch, input_tokens, output_tokens, tp, pp, ep, dp)
     steps = xp.asarray(output_tokens) - 1.0
     if isinstance(spec, TransformerModel) and spec.causal:
@@ -139,18 +152,23 @@ def predict(
         contexts = input_tokens + xp.maximum(middles * steps - 0.5, 0.0)
         decode_table = spec.phase(Batch.decode_of(batch, contexts), parallelism, kv_dtype=kv_dtype)
         phases = (
-            _phase("prefill", spec.phase(Batch.prefill_of(batch, input_tokens), parallelism, kv_dtype=kv_dtype), chip),
-            _phase("decode", decode_table, chip, mean_axis=True),
+            _phase(
+                "prefill",
+                spec.phase(Batch.prefill_of(batch, input_tokens), parallelism, kv_dtype=kv_dtype),
+                chip,
+                kernels,
+            ),
+            _phase("decode", decode_table, chip, kernels, mean_axis=True),
         )
         memory = spec.memory(Batch.decode_of(batch, input_tokens + steps), parallelism, kv_dtype=kv_dtype)
     elif isinstance(spec, TransformerModel):
         whole = Batch.prefill_of(batch, input_tokens)
-        phases = (_phase("forward", spec.phase(whole, parallelism, kv_dtype=kv_dtype), chip),)
+        phases = (_phase("forward", spec.phase(whole, parallelism, kv_dtype=kv_dtype), chip, kernels),)
         memory = spec.memory(whole, parallelism, kv_dtype=kv_dtype)
     else:
         if np.any(np.asarray(parallelism.devices) != 1):
             raise ValueError(f"tp, pp, dp: {spec.name} is modelled on one device; expected 1")
-        phases = (_phase("forward", spec.forward(batch), chip),)
+        phases = (_phase("forward", spec.forward(batch), chip, kernels),)
         memory = spec.memory(batch)
 
     capacity = chip.dram.capacity_bytes
@@ -187,11 +205,54 @@ def predict(
         capacity_bytes=capacity,
         fits=fits,
         reason=reason,
+        estimator=f"tiles ({stack})" if estimator == "tiles" else estimator,
+        notes=_notes(spec, chip, parallelism, input_tokens, output_tokens, estimator),
     )
 
 
-def _phase(name: str, table: OperatorTable, chip: Accelerator, *, mean_axis: bool = False) -> Phase:
-    times = phase_time(table, chip)
+def _notes(
+    spec: Any, chip: Accelerator, p: Parallelism, input_tokens: Array, output_tokens: Array, estimator: str
+) -> tuple[str, ...]:
+    """What a reader of the numbers must know."""
+    notes = []
+    if estimator == "roofline":
+        notes.append("bounds: peak rates, no efficiency; real kernels take longer")
+    longest = getattr(spec, "max_context_tokens", 0)
+    asked = float(np.max(np.asarray(input_tokens) + np.asarray(output_tokens)))
+    if isinstance(spec, TransformerModel) and longest and asked > longest:
+        notes.append(f"{asked:,.0f} tokens exceed the model's context of {longest:,}")
+    if np.any(np.asarray(p.tp) > np.asarray(chip.devices_per_node, dtype=float)) and p.tp_scope == "scale_up":
+        notes.append(
+            f"points with tp beyond the {float(np.max(chip.devices_per_node)):g} devices of a node use its link"
+        )
+    notes.append("kernels one after the other from a captured graph; no queueing, host time or overlap")
+    return tuple(notes)
+
+
+def kernel_estimator(name: str, stack: str = "vllm") -> Estimator:
+    """The estimator called `name` ("tiles" or "roofline"); `stack` is the software whose kernels "tiles" predicts."""
+    if name == "tiles":
+        from tiles import tile_estimator
+
+        return tile_estimator(stack)
+    if name == "roofline":
+        return operator_bound
+    near = get_close_matches(str(name), ESTIMATORS, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise ValueError(f"estimator: unknown estimator {name!r}{hint} (known: {', '.join(ESTIMATORS)})")
+
+
+def _scope(chip: Accelerator, ranks: Array) -> str:
+    """The network that groups of `ranks` devices use: beyond one node, where every point is beyond it, the scale-out one."""
+    known = np.isfinite(np.asarray(chip.devices_per_node, dtype=float))
+    beyond = np.all(np.asarray(ranks) > np.where(known, chip.devices_per_node, np.inf))
+    return "scale_out" if beyond else "scale_up"
+
+
+def _phase(
+    name: str, table: OperatorTable, chip: Accelerator, estimator: Estimator, *, mean_axis: bool = False
+) -> Phase:
+    times = phase_time(table, chip, estimator=estimator)
     xp = namespace(times.total_s)
     one_pass = xp.mean(times.total_s, axis=0) if mean_axis else times.total_s
     return Phase(name=name, time_s=one_pass, table=table, times=times)

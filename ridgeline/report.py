@@ -89,7 +89,7 @@ def prediction_json(prediction: Prediction) -> dict[str, Any]:
     return {
         "model": p.model.name,
         "chip": p.chip.name,
-        "estimator": "roofline",
+        "estimator": p.estimator,
         "parallelism": degrees,
         "batch": float(p.batch),
         "input_tokens": float(p.input_tokens),
@@ -99,6 +99,7 @@ def prediction_json(prediction: Prediction) -> dict[str, Any]:
         "capacity_bytes_per_device": float(p.capacity_bytes),
         "fits": bool(p.fits),
         "phases": {phase.name: {"time_s": float(phase.time_s), "operators": kind_rows(phase)} for phase in p.phases},
+        "notes": list(p.notes),
         "includes": list(p.phases[0].table.notes),
     }
 
@@ -140,9 +141,7 @@ def print_prediction(prediction: Prediction, console: Any) -> None:
         console.print()
         console.print(table)
     console.print()
-    console.print(
-        "[dim]Roofline bounds: peak rates, no efficiency, no overlap, no queueing or host time. Real runs take longer.[/]"
-    )
+    console.print(f"[dim]Estimator: {p.estimator}. {'; '.join(p.notes)}.[/]", highlight=False)
 
 
 def _question(p: Prediction) -> str:

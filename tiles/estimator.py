@@ -18,6 +18,7 @@ from tiles.gemm import gemm_time
 from tiles.gemm_constants import gemm_constants
 from tiles.linear_attention import linear_attention_time
 from tiles.memory_bound import memory_bound_time
+from tiles.paper_chip import completed
 from workloads.numeric import namespace
 from workloads.operators import Attention, Collective, Conv2d, Gemm, GroupedGemm, LinearAttention, Operator, Transfer
 
@@ -28,8 +29,9 @@ STACKS = ("vllm", "trtllm", "sglang")
 def tile_estimator(stack: str = "vllm", *, rounding: Rounding = exact) -> Callable[[Operator, Accelerator], KernelTime]:
     """The estimator of `stack`. Raises `ValueError` for an unknown one, with the nearest known name.
 
-    A grouped GEMM is taken as a batch of equal GEMMs, one per expert hit: exact tiles for balanced routing, no straggling
-    expert (see `moe_time` for the fused layer with its load distribution).
+    What a short chip description lacks is filled in (`tiles.paper_chip`). A grouped GEMM is taken as a batch of equal GEMMs,
+    one per expert hit: exact tiles for balanced routing, no straggling expert (see `moe_time` for the fused layer with its
+    load distribution).
     """
     if stack not in STACKS:
         near = get_close_matches(stack, STACKS, n=1)
@@ -39,6 +41,7 @@ def tile_estimator(stack: str = "vllm", *, rounding: Rounding = exact) -> Callab
     def time(op: Operator, chip: Accelerator) -> KernelTime:
         if isinstance(op, (Collective, Transfer)):
             return operator_bound(op, chip)
+        chip = completed(chip)
         if isinstance(op, GroupedGemm):
             op = _batched(op)
         if isinstance(op, Gemm):

@@ -18,6 +18,8 @@ def predict(
     batch: Annotated[int, typer.Option(help="Requests in flight.")] = 1,
     input: Annotated[int, typer.Option(help="Prompt tokens per request.")] = 1024,
     output: Annotated[int, typer.Option(help="Generated tokens per request.")] = 256,
+    estimator: Annotated[str, typer.Option(help="tiles (kernels as scheduled) or roofline (bounds).")] = "tiles",
+    stack: Annotated[str, typer.Option(help="Software whose kernels are predicted: vllm, trtllm, sglang.")] = "vllm",
     plot: Annotated[Path | None, typer.Option(help="Write the roofline picture to this file.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON (SI units) instead of tables.")] = False,
 ) -> None:
@@ -41,6 +43,8 @@ def predict(
         batch=batch,
         input_tokens=input,
         output_tokens=output,
+        estimator=estimator,
+        stack=stack,
     ).require_answer()
     if plot is not None:
         if plot.is_dir() or not plot.suffix:

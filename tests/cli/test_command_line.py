@@ -63,7 +63,9 @@ def test_predict_writes_the_picture(run, tmp_path):
 
 
 def test_decode_of_a_dense_model_is_bounded_by_its_weights():
-    p = rl.predict("llama-3.1-8b", on="h100_sxm", batch=1, input_tokens=16, output_tokens=2)
+    question = {"on": "h100_sxm", "batch": 1, "input_tokens": 16, "output_tokens": 2}
+    p = rl.predict("llama-3.1-8b", **question, estimator="roofline")
+    assert float(rl.predict("llama-3.1-8b", **question).decode_s) > float(p.decode_s)
     weights_s = (p.model.weight_bytes - 128256 * 4096 * 2) / 3.35e12
     assert float(p.decode_s) > weights_s
     assert float(p.decode_s) < 1.3 * weights_s + 500 * 2e-6
@@ -91,6 +93,8 @@ def test_a_sweep_is_one_call_and_equals_single_answers():
         ((*PREDICT, "--dtype", "fp7"), ("fp7", "bf16")),
         (("predict", "llama-3.1-70b", "--on", "h100_sxm"), ("does not fit", "80.0 GB")),
         (("predict", "llama-3.1-8b", "--on", "a100_sxm", "--dtype", "fp8"), ("a100_sxm", "no rate")),
+        ((*PREDICT, "--estimator", "tile"), ("'tile'", "did you mean 'tiles'")),
+        ((*PREDICT, "--stack", "vlm"), ("'vlm'", "did you mean 'vllm'")),
         (("predict", "llama-3.1-8b"), ("--on",)),
         (("predictt",), ("predictt",)),
         ((*PREDICT, "--bach", "3"), ("--bach",)),
