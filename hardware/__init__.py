@@ -3,6 +3,34 @@
 What may live here: descriptions and their readers. What may not: any time, bound or efficiency.
 """
 
-from hardware.accelerator import Accelerator, Link, MemoryLevel
+from hardware.accelerator import RATE_DTYPES, SCALABLE, Accelerator, Link, MemoryLevel
+from hardware.chip_file import KINDS, dump, from_dict
+from hardware.cluster import TOPOLOGIES, Cluster, Dimension, Node, cluster_of, node_of
+from hardware.paths import get_path, numeric_paths, set_path
+from hardware.quantities import format_quantity, parse_quantity
+from hardware.registry import aliases, load, names
 
-__all__ = ["Accelerator", "Link", "MemoryLevel"]
+__all__ = [
+    "KINDS",
+    "RATE_DTYPES",
+    "SCALABLE",
+    "TOPOLOGIES",
+    "Accelerator",
+    "Cluster",
+    "Dimension",
+    "Link",
+    "MemoryLevel",
+    "Node",
+    "aliases",
+    "cluster_of",
+    "dump",
+    "format_quantity",
+    "from_dict",
+    "get_path",
+    "load",
+    "names",
+    "node_of",
+    "numeric_paths",
+    "parse_quantity",
+    "set_path",
+]

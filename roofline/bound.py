@@ -49,7 +49,9 @@ def ridge_point(chip: Accelerator, dtype: str, *, unit: str = "matrix", level: s
     return peak / memory.bandwidth_bytes_per_s
 
 
-def attainable_flops_per_s(intensity: Array, peak: Array, bandwidth_bytes_per_s: Array, *, rounding: Rounding = exact) -> Array:
+def attainable_flops_per_s(
+    intensity: Array, peak: Array, bandwidth_bytes_per_s: Array, *, rounding: Rounding = exact
+) -> Array:
     """Roofline: min(peak, intensity x bandwidth), FLOP/s. Arguments broadcast."""
     return rounding.minimum(peak, intensity * bandwidth_bytes_per_s)
 
@@ -63,7 +65,7 @@ def roofline_time(op: Operator, chip: Accelerator, *, launch: bool = True, round
     """
     flops, bytes = op.flops, op.bytes
     xp = namespace(flops, bytes, chip.dram.bandwidth_bytes_per_s)
-    peak = peak_flops_per_s(chip, op.unit, op.dtype)  # type: ignore[attr-defined]
+    peak = peak_flops_per_s(chip, op.unit, op.dtype)
     reason = Reason.OK if peak is not None else Reason.UNSUPPORTED_DTYPE
     compute_s = flops / (1.0 if peak is None else peak)
     memory_s = bytes / chip.dram.bandwidth_bytes_per_s

@@ -59,8 +59,8 @@ class KernelTime(NamedTuple):
 
     def scaled(self, count: Array) -> "KernelTime":
         """`count` repetitions in a row: times, work and traffic multiplied; bound and reason kept."""
-        times = [field * count for field in self[:7]]
-        return KernelTime(*times, self.bound, self.reason)
+        fields = {name: value * count for name, value in self._asdict().items() if name not in ("bound", "reason")}
+        return self._replace(**fields)
 
 
 def kernel_time(
@@ -95,5 +95,13 @@ def kernel_time(
     nan = xp.where(answered, 0.0, xp.nan)
     bound = xp.where(answered, bound, Bound.NONE.value)
     return KernelTime(
-        busy + launch_s + nan, compute_s + nan, memory_s + nan, network_s + nan, launch_s + nan, flops, bytes, bound, reason
+        busy + launch_s + nan,
+        compute_s + nan,
+        memory_s + nan,
+        network_s + nan,
+        launch_s + nan,
+        flops,
+        bytes,
+        bound,
+        reason,
     )

@@ -3,7 +3,51 @@
 What may live here: shapes, formats and readers of model descriptions. What may not: any time, chip or efficiency.
 """
 
+from workloads.batch import Batch, DecodeGroup, PrefillGroup
+from workloads.huggingface import read_config, read_config_file
+from workloads.image_model import ImageModel
+from workloads.layers import (
+    FeedForward,
+    GatedDeltaNet,
+    GroupedQueryAttention,
+    Indexer,
+    LatentAttention,
+    LayerGroup,
+    MixtureOfExperts,
+)
+from workloads.load import Model, load, model_names
+from workloads.memory import MemoryUse
+from workloads.operator_table import Entry, OperatorGroup, OperatorTable, operator_table
 from workloads.operators import *  # noqa: F403
 from workloads.operators import __all__ as _operators
+from workloads.parallelism import Parallelism
+from workloads.quantisation import Quantisation
+from workloads.transformer import TransformerModel
 
-__all__ = [*_operators]
+__all__ = [
+    *_operators,
+    "Batch",
+    "DecodeGroup",
+    "Entry",
+    "FeedForward",
+    "GatedDeltaNet",
+    "GroupedQueryAttention",
+    "Indexer",
+    "LatentAttention",
+    "LayerGroup",
+    "MemoryUse",
+    "MixtureOfExperts",
+    "OperatorGroup",
+    "OperatorTable",
+    "Parallelism",
+    "PrefillGroup",
+    "Quantisation",
+    "TransformerModel",
+    "ImageModel",
+    "Model",
+    "load",
+    "model_names",
+    "read_config",
+    "read_config_file",
+    "operator_table",
+]

@@ -15,9 +15,10 @@ SHARED = frozenset({"levels", "report", "scores", "tables"})
 
 
 def known_levels() -> tuple[str, ...]:
-    """Names of the levels, sorted."""
+    """Names of the levels, sorted; a module called `<level>_<part>` is a part of a level."""
     package = importlib.import_module("ridgeline.validate")
-    return tuple(sorted(m.name for m in pkgutil.iter_modules(package.__path__) if m.name not in SHARED))
+    names = {module.name for module in pkgutil.iter_modules(package.__path__)} - SHARED
+    return tuple(sorted(name for name in names if not any(name.startswith(f"{other}_") for other in names)))
 
 
 def load_level(name: str) -> ModuleType:

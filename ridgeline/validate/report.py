@@ -29,7 +29,9 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True, kw_only=True)
 class Validation:
-    """What a level found. `points`: pandas frame; `group`: fields that split them; `extra`: names of `EXTRA`; `messages`: one line each."""
+    """What a level found. `points`: pandas frame; `group`: fields that split them; `extra`: names of `EXTRA`;
+    `messages`: one line each.
+    """
 
     level: str
     points: Any

@@ -50,7 +50,9 @@ def test_intervals_and_exactness():
     assert exact_share([10, 11, np.nan], [10, 12, 3]) == pytest.approx(1 / 3)
 
 
-@given(series, st.floats(1e-3, 1e3))
+# Powers of two are exact. Any other unit may round two neighbouring floats onto one (844421851.5250481 and ...483 times
+# 757.9546448858996), a new tie that rightly changes the rank correlation.
+@given(series, st.sampled_from([2.0**-20, 0.25, 8.0, 2.0**30]))
 @settings(max_examples=40, deadline=None)
 def test_scores_do_not_depend_on_unit_or_order(pairs, unit):
     predicted, measured = np.array(pairs).T

@@ -3,7 +3,7 @@
 What may live here: shapes, formats, work and traffic that follow from them. What may not: time, chips, efficiency.
 """
 
-from workloads.operators.attention import Attention, LinearAttention, attended_pairs
+from workloads.operators.attention import Attention, LinearAttention, attended_pairs, chunked_pairs
 from workloads.operators.communication import COLLECTIVES, Collective, Transfer
 from workloads.operators.conv2d import Conv2d
 from workloads.operators.gemm import Gemm, GroupedGemm
@@ -34,4 +34,5 @@ __all__ = [
     "Softmax",
     "Transfer",
     "attended_pairs",
+    "chunked_pairs",
 ]

@@ -15,10 +15,11 @@ COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broa
 @dataclass(frozen=True, kw_only=True)
 class Collective(Operator):
     """A collective over `ranks` devices. `payload_bytes` follows nccl-tests: the whole tensor (all_gather: the gathered
-    output; reduce_scatter: the input; all_to_all: one rank's send buffer; all_reduce, broadcast, send_recv: the buffer).
+    output; reduce_scatter: the input; all_to_all: one rank's send buffer; all_reduce, broadcast, send_recv: the
+    buffer).
 
-    `scope`: "scale_up" (inside the NVLink-like domain) or "scale_out". Memory traffic on the device is counted as one read
-    and one write of the payload; the time is the network's (see `roofline.collectives`).
+    `scope`: "scale_up" (inside the NVLink-like domain) or "scale_out". Memory traffic on the device is counted as
+    one read and one write of the payload; the time is the network's (see `roofline.collectives`).
     """
 
     payload_bytes: Array

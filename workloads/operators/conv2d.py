@@ -14,8 +14,8 @@ from workloads.operators.operator import Operator, static
 class Conv2d(Operator):
     """out[b, k, p, q] = sum over c, r, s of x[b, c, p stride + r dilation - padding, ...] w[k, c, r, s].
 
-    `groups` = channels gives a depthwise convolution. `padding` = -1 means "same" for stride 1: dilation (kernel - 1) / 2.
-    FLOPs: 2 b k p q (c / groups) r s. Bytes: input, weight and output once each.
+    `groups` = channels gives a depthwise convolution. `padding` = -1 means "same" for stride 1: dilation (kernel -
+    1) / 2. FLOPs: 2 b k p q (c / groups) r s. Bytes: input, weight and output once each.
     """
 
     batch: Array
@@ -38,7 +38,7 @@ class Conv2d(Operator):
         xp = namespace(self.padding, self.dilation, kernel, size, self.stride)
         reach = self.dilation * (xp.asarray(kernel) - 1)
         padding = xp.where(xp.asarray(self.padding) >= 0, self.padding, reach // 2)
-        return xp.floor((size + 2.0 * padding - reach - 1.0) / self.stride) + 1.0
+        return xp.maximum(xp.floor((size + 2.0 * padding - reach - 1.0) / self.stride) + 1.0, 0.0)
 
     @property
     def out_height(self) -> Array:

@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 
 import jax
+import numpy as np
 
-from workloads.dtypes import element_bytes
+from workloads.dtypes import element_bytes, weight_element_bytes
 from workloads.numeric import Array, namespace
 from workloads.operators.operator import Operator, static
 
@@ -14,8 +15,8 @@ from workloads.operators.operator import Operator, static
 class Gemm(Operator):
     """`batch` independent products out[m, n] = A[m, k] @ B[k, n]. `dtype` is what the matrix unit computes in.
 
-    FLOPs: 2 m n k per product. Bytes: A, B and out once each, in `dtype`, `weight_dtype` and `out_dtype` (empty: `dtype`).
-    Excludes: dynamic quantisation of A (see `Quantise`), bias, epilogues.
+    FLOPs: 2 m n k per product. Bytes: A, B and out once each, in `dtype`, `weight_dtype` and `out_dtype` (empty:
+    `dtype`). Excludes: dynamic quantisation of A (see `Quantise`), bias, epilogues.
     """
 
     m: Array
@@ -37,7 +38,7 @@ class Gemm(Operator):
     def reads(self) -> dict[str, Array]:
         return {
             "a": 1.0 * self.batch * self.m * self.k * element_bytes(self.dtype),
-            "b": 1.0 * self.batch * self.k * self.n * element_bytes(self.weight_dtype or self.dtype),
+            "b": 1.0 * self.batch * self.k * self.n * weight_element_bytes(self.weight_dtype or self.dtype),
         }
 
     @property
@@ -78,10 +79,21 @@ class GroupedGemm(Operator):
 
     @property
     def active_experts(self) -> Array:
-        """Expected number of this device's experts that receive at least one token (uniform routing), [...]."""
-        xp = namespace(self.tokens, self.experts, self.top_k)
-        miss = xp.maximum(1.0 - 1.0 * self.top_k / self.experts, 0.0)
-        return self.local_experts * (1.0 - miss ** (1.0 * self.tokens))
+        """Expected number of this device's experts that receive at least one token, experts dealt at random, [...].
+
+        Uniform: local (1 - (1 - k / E)^T). Power law: the mean over 64 popularity quantiles x of the same with k / E
+        scaled by x^-a / mean(x^-a), at most 1.
+        """
+        xp = namespace(self.tokens, self.experts, self.top_k, self.power_law)
+        chosen = 1.0 * self.top_k / self.experts
+        if xp is np and not np.any(self.power_law):
+            return self.local_experts * (1.0 - np.maximum(1.0 - chosen, 0.0) ** (1.0 * self.tokens))
+        quantile = (np.arange(64) + 0.5) / 64
+        rank = quantile * xp.asarray(1.0 * self.experts)[..., None] + 0.5  # 1 .. E when E = 64
+        weight = rank ** -xp.asarray(1.0 * self.power_law)[..., None]
+        share = xp.asarray(chosen)[..., None] * weight / xp.mean(weight, axis=-1, keepdims=True)
+        hit = 1.0 - xp.maximum(1.0 - share, 0.0) ** xp.asarray(1.0 * self.tokens)[..., None]
+        return self.local_experts * xp.mean(hit, axis=-1)
 
     @property
     def flops(self) -> Array:
@@ -89,7 +101,7 @@ class GroupedGemm(Operator):
 
     @property
     def reads(self) -> dict[str, Array]:
-        weight = element_bytes(self.weight_dtype or self.dtype)
+        weight = weight_element_bytes(self.weight_dtype or self.dtype)
         return {
             "a": self.rows * self.k * element_bytes(self.dtype),
             "b": self.active_experts * self.k * self.n * weight,

@@ -1,4 +1,5 @@
-"""Operators that move more than they compute: elementwise, normalisation, softmax, gather, quantise, rotary embedding."""
+"""Operators that move more than they compute: elementwise, normalisation, softmax, gather, quantise, rotary
+embedding."""
 
 from dataclasses import dataclass
 
@@ -67,7 +68,8 @@ class Softmax(Operator):
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, kw_only=True)
 class Normalisation(Operator):
-    """Row-wise normalisation of [rows, cols]: "rms" 4, "layer" 8 FLOP per element. `residual` = 1 adds a fused residual.
+    """Row-wise normalisation of [rows, cols]: "rms" 4, "layer" 8 FLOP per element. `residual` = 1 adds a fused
+    residual.
 
     Bytes: input (and residual), gain (and bias for "layer") read; output (and new residual) written.
     """
@@ -125,7 +127,8 @@ class Gather(Operator):
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, kw_only=True)
 class Quantise(Operator):
-    """Dynamic quantisation of [rows, cols] from `dtype` to `out_dtype`: absolute maximum, scale, round = 3 FLOP per element."""
+    """Dynamic quantisation of [rows, cols] from `dtype` to `out_dtype`: absolute maximum, scale, round = 3 FLOP per
+    element."""
 
     rows: Array
     cols: Array

@@ -16,12 +16,13 @@ class Operator:
     """Base of the operator records. Subclasses are frozen, final pytrees whose array fields broadcast together.
 
     `kind`: the operator's class in reports. `unit`: "matrix" or "vector", the unit whose peak bounds it, or "network".
-    `dtype`: number format the unit computes in. `flops`, `reads`, `writes`: work and compulsory traffic in FLOP and bytes,
-    each tensor moved exactly once between the farthest memory and the chip.
+    `dtype`: number format the unit computes in. `flops`, `reads`, `writes`: work and compulsory traffic in FLOP and
+    bytes, each tensor moved exactly once between the farthest memory and the chip.
     """
 
     kind: ClassVar[str]
     unit: ClassVar[str]
+    dtype: str = static("bf16")
 
     @property
     def flops(self) -> Array:

@@ -1,0 +1,34 @@
+"""From kernels to phases to models with the error carried along: estimates, intervals and the gap between levels.
+
+What may live here: rules that combine times and their errors. What may not: kernel models (estimators come in as arguments),
+queues.
+"""
+
+from composition.estimate import Estimate, estimate, expectation, overlap, serial
+from composition.gap import Gap, GapTerm, gap
+from composition.interval import Interval, interval_max, interval_overlap, interval_sum
+from composition.mtap import DIMENSIONS, MtapScore, rank_stability, score_dimension_1, weighted_score
+from composition.training import TrainingTime, training_time, zero3_time
+
+__all__ = [
+    "DIMENSIONS",
+    "Estimate",
+    "Gap",
+    "GapTerm",
+    "Interval",
+    "MtapScore",
+    "TrainingTime",
+    "estimate",
+    "expectation",
+    "gap",
+    "interval_max",
+    "interval_overlap",
+    "interval_sum",
+    "overlap",
+    "rank_stability",
+    "score_dimension_1",
+    "serial",
+    "training_time",
+    "weighted_score",
+    "zero3_time",
+]

@@ -1,0 +1,52 @@
+"""`ridgeline calibrate --data DIR --gpu X --stack Y`: constants of a chip from measured kernels, with an error
+report."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def calibrate(
+    gpu: Annotated[str, typer.Option(help="Chip: catalogue name, alias or TOML file.")],
+    stack: Annotated[str, typer.Option(help="Software and version as in the data, e.g. trtllm-1.3.0rc20.")],
+    data: Annotated[Path | None, typer.Option(help="Folder with kernels/*.parquet (default: $RIDGELINE_DATA).")] = None,
+    op: Annotated[str, typer.Option(help="Operator family: gemm, memory_bound or moe.")] = "gemm",
+    points: Annotated[int | None, typer.Option(min=1, help="Fit to this many rows per format only.")] = None,
+    seed: Annotated[int, typer.Option(help="Which rows are drawn.")] = 0,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="TOML file (default: print it).")] = None,
+) -> None:
+    """Fit the constants of a kernel family to measurements of one chip and software stack."""
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+    from rich.table import Table
+
+    from profiles.calibration import calibrate as fit
+    from profiles.data_folder import data_folder
+
+    folder = data_folder() if data is None else data
+    if not folder.is_dir():
+        raise ValueError(f"--data: {folder} is not a folder")
+    console = Console(stderr=True)
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task(f"calibrating {op}")
+        found = fit(
+            folder, gpu, stack, op, points=points, seed=seed, progress=lambda s: bar.update(task, description=s)
+        )
+    table = Table(
+        "set", "points", "fitted MAPE / median", "held out (rows) MAPE / median / bias", "sigma", "", box=None
+    )
+    for row in found.rows:
+        held = "-"
+        if row.held_out is not None:
+            h = row.held_out
+            held = f"({h.n}) {h.mape:.1%} / {h.median_ape:.1%} / {h.bias:+.1%}"
+        fitted = f"{row.fitted.mape:.1%} / {row.fitted.median_ape:.1%}"
+        table.add_row(row.label, str(row.points), fitted, held, f"{row.log_sigma:.3f}", row.warning)
+    console.print(table)
+    if output is None:
+        typer.echo(found.text, nl=False)
+    else:
+        output.write_text(found.text, "utf-8")
+        console.print(f"wrote {output}", markup=False, highlight=False)

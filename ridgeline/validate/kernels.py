@@ -1,0 +1,46 @@
+"""Level `kernels`: every class of GPU kernel that the tile models cover, against measured latencies.
+
+One part per operator class, each a function (folder, split) -> (points, messages); a part that does not know a split says so in
+a message and contributes no points, so that the rows of a split are all honest.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+
+from ridgeline.validate.kernels_attention import attention_scores
+from ridgeline.validate.kernels_conv2d import conv2d_points
+from ridgeline.validate.kernels_e2e import e2e_points
+from ridgeline.validate.kernels_gemm import gemm_points
+from ridgeline.validate.kernels_memory_bound import memory_bound_points
+from ridgeline.validate.kernels_moe import moe_points
+from ridgeline.validate.report import Validation, track
+
+SPLITS = ("none", "shapes", "gpu", "extrapolate", "generation", "few-shot")
+#: Operator class -> scorer, and what it calls each split of this level it knows.
+PARTS: dict[str, tuple[Callable[..., tuple[pd.DataFrame, list[str]]], dict[str, str]]] = {
+    "gemm": (gemm_points, {name: name for name in SPLITS}),
+    "attention": (attention_scores, {name: name for name in ("none", "shapes", "gpu", "few-shot")}),
+    "memory-bound": (memory_bound_points, {"none": "none", "shapes": "shapes", "gpu": "gpus"}),
+    "moe": (moe_points, {"none": "none", "shapes": "shapes", "gpu": "gpus"}),
+    "conv2d": (conv2d_points, {"none": "none", "shapes": "shapes", "gpu": "gpus"}),
+    "whole models": (e2e_points, {"none": "none", "gpu": "gpus"}),
+}
+
+
+def validate(data: Path, *, split: str) -> Validation:
+    """Score every kernel table under `data` (or `data`/kernels); `ValueError` if there is none."""
+    folder = data / "kernels" if (data / "kernels").is_dir() else data
+    frames, messages = [], []
+    for name, (scorer, splits) in track(list(PARTS.items()), "kernels"):
+        if split not in splits:
+            messages.append(f"{name}: has no split {split!r}; not scored")
+            continue
+        points, notes = scorer(folder, split=splits[split])
+        messages += notes
+        if len(points):
+            frames.append(points)
+    if not frames:
+        raise ValueError(f"{folder}: no kernel table found (gemm, attention_generation, ... as .parquet or .csv)")
+    return Validation(level="kernels", points=pd.concat(frames, ignore_index=True), messages=messages)

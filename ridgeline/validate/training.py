@@ -1,0 +1,216 @@
+"""Level "training": published training runs (step time) and their parameter and optimiser memory.
+
+Folder: `training_measured.csv` and, optionally, `training_memory.csv`. One efficiency of matrix products is shared by all
+runs. What a publication does not print is assumed: one sequence per microbatch, no interleaving (Llama 3: one layer per
+model chunk), flash attention and overlapped gradients only where the model is of the Llama 3 generation. Runs of models that
+are neither of the GPT nor of the Llama shape are counted and not answered. Splits: "source" refits the efficiency without
+each publication in turn.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+import hardware
+import workloads
+from composition import training_time, zero3_time
+from composition.training_constants import training_constants
+from ridgeline.validate.report import Validation
+from ridgeline.validate.tables import NUMBER, TEXT, find_table, measured_or_nan, read_table
+from workloads import Parallelism, TransformerModel
+
+SPLITS = ("none", "source")
+
+_SIZES = ("heads", "hidden", "layers", "seq", "vocab", "tp", "pp", "cp", "gpus", "global_batch", "microbatch")
+_COLUMNS = {name: NUMBER for name in (*_SIZES, "tflops_per_gpu", "iter_s", "derived_iter_s")}
+_COLUMNS |= {name: TEXT for name in ("source", "hw", "model_B", "recompute", "seq_par", "verified")}
+_MEMORY = {"source": TEXT, "hw": TEXT, "model": TEXT, "param_opt_GiB": NUMBER}
+#: Hardware as publications write it -> catalogue name.
+_CHIPS = {"A100": "a100_sxm", "H100": "h100_sxm", "TPUV4": "tpu_v4"}
+
+
+def validate(data: Path, *, split: str = "none") -> Validation:
+    """Score the runs under `data` (the folder itself or one that holds `training/`)."""
+    folder = data / "training" if (data / "training").is_dir() else data
+    path = find_table(folder, "training_measured")
+    if path is None:
+        raise ValueError(f"{folder}: no training_measured.csv")
+    runs = read_table(path, _COLUMNS)
+    points = _time_points(runs, split)
+    messages = [f"{len(points)} runs of {path.name}, {int(points['predicted'].isna().sum())} not answered"]
+    memory = find_table(folder, "training_memory")
+    if memory is not None:
+        points = pd.concat([points, _memory_points(read_table(memory, _MEMORY), runs)], ignore_index=True)
+    return Validation(level="training", points=points, extra=("max_ape",), messages=messages)
+
+
+def _time_points(runs: pd.DataFrame, split: str) -> pd.DataFrame:
+    constants = training_constants()
+    measured, _ = measured_or_nan(pd.Series([_measured_s(run) for run in runs.itertuples()]))
+    if split == "none":
+        predicted = np.array([_predicted_s(run, constants.matrix_efficiency) for run in runs.itertuples()])
+        calibration = "fitted"
+    else:
+        predicted = np.full(len(runs), np.nan)
+        for source in runs["source"].unique():
+            out = (runs["source"] == source).to_numpy()
+            efficiency = fit_efficiency(runs[~out], measured[~out])
+            predicted[out] = [_predicted_s(run, efficiency) for run in runs[out].itertuples()]
+        calibration = "transferred"
+    zero3 = runs["source"].str.contains("ZeRO-3").to_numpy()
+    spread = np.exp(1.6449 * np.where(zero3, constants.zero3_deviation, constants.relative_deviation))
+    return pd.DataFrame(
+        {
+            "op": ["training_step:" + source for source in runs["source"]],
+            "gpu": [_chip_name(hw) or hw for hw in runs["hw"]],
+            "dtype": "bf16",
+            "stack": runs["recompute"].to_numpy(),
+            "measured": measured,
+            "predicted": predicted,
+            "lower": predicted / spread,
+            "upper": predicted * spread,
+            "calibration": calibration,
+        }
+    )
+
+
+def fit_efficiency(runs: pd.DataFrame, measured: np.ndarray) -> float:
+    """The matrix efficiency with the least mean absolute log error over `runs`, by search on a grid of 0.2 %."""
+    grid = np.arange(0.40, 1.2001, 0.01)
+    table = np.array([[_predicted_s(run, e) for e in (grid[0], grid[-1])] for run in runs.itertuples()])
+    # A step is a + b / efficiency, so two evaluations give the whole curve.
+    b = (table[:, 0] - table[:, 1]) / (1 / grid[0] - 1 / grid[-1])
+    a = table[:, 1] - b / grid[-1]
+    fine = np.arange(grid[0], grid[-1], 0.002)
+    errors = np.abs(np.log((a[:, None] + b[:, None] / fine) / measured[:, None]))
+    return float(fine[np.argmin(np.nanmean(errors, axis=0))])
+
+
+def _predicted_s(run: Any, efficiency: float) -> float:
+    model, chip = _model(run), _chip_name(run.hw)
+    if model is None or chip is None:
+        return float("nan")
+    accelerator = hardware.load(chip)
+    llama = model.name.startswith("llama")
+    zero3 = "ZeRO-3" in run.source
+    cp = run.cp if run.cp >= 1 else 1.0
+    dp = run.gpus / (run.tp * run.pp * cp)
+    per_rank = run.global_batch / dp
+    size = run.microbatch if run.microbatch >= 1 else 1.0
+    # Without pipeline and microbatch size, weights are gathered once for all sequences of a rank.
+    microbatches = 1 if zero3 else max(1, round(per_rank / size))
+    parallelism = Parallelism(
+        tp=int(run.tp), pp=int(run.pp), dp=int(dp), pp_scope="scale_out", sequence_parallel=run.seq_par == "yes"
+    )
+    recompute = run.recompute if run.recompute in ("full", "selective") else "none"
+    table = model.training_step(
+        run.global_batch,
+        run.seq,
+        parallelism,
+        microbatches=microbatches,
+        context_parallel=cp,
+        recompute=recompute,
+        flash_attention=llama,
+        distributed_optimiser=zero3,
+    )
+    if zero3:
+        time = zero3_time(
+            table,
+            accelerator,
+            parallelism,
+            weight_bytes=model.weight_bytes,
+            microbatches=microbatches,
+            matrix_efficiency=efficiency,
+        )
+    else:
+        time = training_time(
+            table,
+            accelerator,
+            parallelism,
+            microbatches=microbatches,
+            matrix_efficiency=efficiency,
+            interleave=_interleave(run, llama),
+            gradient_overlap=1.0 if llama else 0.0,
+        )
+    return float(np.ravel(time.total_s)[0])
+
+
+def _interleave(run: Any, llama: bool) -> int:
+    stated = re.search(r"interleaving (\d+)", run.verified)
+    if stated:
+        return int(stated[1])
+    return max(1, round(run.layers / run.pp)) if llama else 1
+
+
+def _model(run: Any) -> TransformerModel | None:
+    """The model of a run: GPT by its sizes, Llama 3 by its sizes; None for other shapes."""
+    if re.search("llama", run.source, re.IGNORECASE):
+        for name in ("llama-3.1-8b", "llama-3.1-70b", "llama-3.1-405b"):
+            model = workloads.load(name)
+            if (model.hidden_size, model.layer_count) == (run.hidden, run.layers):
+                return model
+        return None
+    if not re.search("megatron|korthikanti|mtnlg|gpt", run.source, re.IGNORECASE):
+        return None
+    return gpt(run.hidden, run.layers, run.heads, run.seq, run.vocab)
+
+
+def gpt(hidden: float, layers: float, heads: float, positions: float, vocab: float) -> TransformerModel:
+    """A GPT of the given sizes."""
+    sizes = {"n_embd": hidden, "n_layer": layers, "n_head": heads, "n_positions": positions, "vocab_size": vocab}
+    return workloads.load({"model_type": "gpt2", **{key: int(value) for key, value in sizes.items()}})
+
+
+def _measured_s(run: Any) -> float:
+    """The published step time; else from the published FLOP/s and the FLOPs the publication counts.
+
+    GPT: eq. 3 of Narayanan et al., recomputation included. Llama: 6 N per token plus attention, no recomputation.
+    """
+    for value in (run.iter_s, run.derived_iter_s):
+        if value > 0:
+            return value
+    if not run.tflops_per_gpu > 0:
+        return float("nan")
+    tokens = run.global_batch * run.seq
+    model = _model(run)
+    if model is not None and model.name.startswith("llama"):
+        flops = tokens * (6.0 * model.parameters + 6.0 * run.layers * run.hidden * run.seq)
+    else:
+        square = run.layers * run.hidden**2
+        flops = 96.0 * tokens * square * (1 + run.seq / (6 * run.hidden) + run.vocab / (16 * run.layers * run.hidden))
+    return flops / (run.tflops_per_gpu * 1e12 * run.gpus)
+
+
+def _chip_name(hw: str) -> str | None:
+    return next((name for mark, name in _CHIPS.items() if mark in hw.upper()), None)
+
+
+def _memory_points(memory: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
+    """Weights, gradients and optimiser state of a stage's layers (the publications leave embeddings out)."""
+    rows = []
+    for row in memory.itertuples():
+        run = next((r for r in runs.itertuples() if r.model_B == row.model and "korthikanti" in r.source), None)
+        predicted = float("nan")
+        if run is not None:
+            layers_only = gpt(run.hidden, run.layers, run.heads, 1, run.tp)
+            use = layers_only.training_memory(
+                run.global_batch, run.seq, Parallelism(tp=int(run.tp), pp=int(run.pp)), gradient_dtype="fp32"
+            )
+            predicted = float(np.ravel(use.weights_bytes + use.gradients_bytes + use.optimiser_bytes)[0])
+        rows.append(
+            {
+                "op": "parameter_and_optimiser_bytes",
+                "gpu": _chip_name(row.hw) or row.hw,
+                "dtype": "bf16",
+                "stack": "",
+                "measured": row.param_opt_GiB * 2**30,
+                "predicted": predicted,
+                "lower": predicted,
+                "upper": predicted,
+                "calibration": "datasheet",
+            }
+        )
+    return pd.DataFrame(rows)

@@ -1,0 +1,39 @@
+"""The estimator over whole phases: every kind answered, above the bound, and the same numbers one by one."""
+
+import numpy as np
+import pytest
+
+import hardware
+import workloads
+from roofline import phase_time, roofline_time
+from tiles.estimator import STACKS, tile_estimator
+from workloads import Batch, Gemm, Parallelism
+
+H100 = hardware.load("h100_sxm")
+
+
+@pytest.mark.parametrize("name", ["llama-3.1-8b", "deepseek-v3", "qwen3-30b-a3b", "qwen3.5-397b-a17b", "gpt-oss-20b"])
+@pytest.mark.parametrize("phase", ["prefill", "decode"])
+def test_every_operator_of_a_model_is_answered_above_its_bound(name, phase):
+    batch = Batch.prefill_of(2, 1500) if phase == "prefill" else Batch.decode_of(16, 1500)
+    table = workloads.load(name).phase(batch, Parallelism(tp=8))
+    tiles, bound = phase_time(table, H100, estimator=tile_estimator()), phase_time(table, H100)
+    assert np.isfinite(tiles.total_s).all() == np.isfinite(bound.total_s).all()
+    if np.isfinite(bound.total_s).all():
+        assert tiles.total_s > bound.total_s
+
+
+def test_stacks_differ_and_unknown_ones_are_refused():
+    op = Gemm(m=64, n=8192, k=8192)
+    times = {stack: float(np.ravel(tile_estimator(stack)(op, H100).total_s)[0]) for stack in STACKS}
+    assert all(t > roofline_time(op, H100, launch=False).total_s for t in times.values())
+    with pytest.raises(ValueError, match="did you mean 'vllm'"):
+        tile_estimator("vlm")
+
+
+def test_a_sweep_over_batches_equals_single_calls():
+    model, sizes = workloads.load("llama-3.1-8b"), np.array([1, 16, 128])
+    sweep = phase_time(model.phase(Batch.decode_of(sizes, 900)), H100, estimator=tile_estimator()).total_s
+    for size, value in zip(sizes, sweep):
+        one = phase_time(model.phase(Batch.decode_of(int(size), 900)), H100, estimator=tile_estimator()).total_s
+        assert value == pytest.approx(float(np.ravel(one)[0]), rel=1e-9)
