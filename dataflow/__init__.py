@@ -2,7 +2,7 @@
 systolic arrays.
 
 May import `roofline`, `hardware`, `workloads`. Holds no GPU kernel models (`tiles`) and no measured tables
-(`profiles`).
+(`profiles`). The Gemmini closed form is `dataflow.gemmini`, searches are in `dataflow.mappers`.
 """
 
 from dataflow.architecture import Architecture, Compute, Storage, architecture
@@ -10,6 +10,7 @@ from dataflow.counts import Counts, TensorCounts, counts
 from dataflow.cycles import cycles, level_cycles
 from dataflow.energy import Energy, energy
 from dataflow.evaluation import Evaluation, evaluate, explain
+from dataflow.layer_sequence import LayerCost, OuterMemory, SequenceCost, run_sequence
 from dataflow.mapping import Loop, Mapping, mapping, mapping_from_text, stack
 from dataflow.problem import (
     Problem,
@@ -24,6 +25,9 @@ from dataflow.problem import (
     grouped_conv2d,
     problem,
 )
+from dataflow.row_stationary import RowStationaryChip, RowStationaryLayer, RowStationaryMapping, row_stationary
+from dataflow.systolic import Systolic, SystolicArray, systolic
+from dataflow.systolic_scale_out import ScaleOut, best_grid, scale_out
 from dataflow.walker import walk
 
 __all__ = [
@@ -32,16 +36,26 @@ __all__ = [
     "Counts",
     "Energy",
     "Evaluation",
+    "LayerCost",
     "Loop",
     "Mapping",
+    "OuterMemory",
     "Problem",
+    "RowStationaryChip",
+    "RowStationaryLayer",
+    "RowStationaryMapping",
+    "ScaleOut",
+    "SequenceCost",
     "Storage",
+    "Systolic",
+    "SystolicArray",
     "Tensor",
     "TensorCounts",
     "architecture",
     "attention_pv",
     "attention_qk",
     "batched_gemm",
+    "best_grid",
     "contraction",
     "conv2d",
     "counts",
@@ -56,6 +70,10 @@ __all__ = [
     "mapping",
     "mapping_from_text",
     "problem",
+    "row_stationary",
+    "run_sequence",
+    "scale_out",
     "stack",
+    "systolic",
     "walk",
 ]

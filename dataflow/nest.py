@@ -12,9 +12,9 @@ taken; those are the steps of the loops of q's own dimension that lie inside eve
 Ragged factors. Along one dimension the loops are numbered outermost first; all passes are full except the last one
 of each loop while all its outer loops are in their last pass. So each sum over a dimension is carried as a pair
 (inside a full pass, inside the last pass), `last' = (residual - 1) full + last`, and the sum over the nest is a
-product over dimensions. Where a relevant loop has one iteration left in the last pass of an outer one, steps of irrelevant
-loops between the two are still counted as fetching again: an over-count of those steps. Source: Parashar et al., "Timeloop", ISPASS 2019 (tile analysis); Horeni et al., "Ruby",
-ISPASS 2022 (imperfect factors).
+product over dimensions. Where a relevant loop has one iteration left in the last pass of an outer one, steps of
+irrelevant loops between the two are still counted as fetching again: an over-count of those steps. Source: Parashar et
+al., "Timeloop", ISPASS 2019 (tile analysis); Horeni et al., "Ruby", ISPASS 2022 (imperfect factors).
 """
 
 from collections.abc import Callable
