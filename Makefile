@@ -5,7 +5,6 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-SRC := ridgeline profiles tiles dataflow roofline hardware workloads
 
 .PHONY: demo test test-newest format check clean
 
@@ -17,6 +16,7 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)
 	mkdir -p out
 	$(BIN)/ridgeline predict llama-3.1-70b --on h100_sxm --tp 4 --batch 32 --input 1024 --output 256 --plot out/roofline.png
+	@echo 'The ridgeline command is in $(BIN); source $(BIN)/activate to use it.'
 
 check: $(STAMP)
 	$(BIN)/ruff check .

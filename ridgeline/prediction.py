@@ -4,8 +4,8 @@
     decode    output_tokens - 1 further passes, one token per request each, averaged over the growing context
     request   prefill_s + (output_tokens - 1) * decode_s
 
-Times are those of `roofline.phase_time`: every operator as the estimator predicts it, one after the other, and one batch at a time
-through all pipeline stages. Queueing, host time, chunking, micro-batches and overlap are not included.
+Times are those of `roofline.phase_time`: every operator as the estimator predicts it, one after the other, and one batch at
+a time through all pipeline stages. Queueing, host time, chunking, micro-batches and overlap are not included.
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,8 @@ import hardware
 import workloads
 from hardware import Accelerator
 from roofline import Estimator, PhaseTime, Reason, operator_bound, phase_time
-from workloads import Batch, OperatorTable, Parallelism, TransformerModel
+from tiles import completed, gemm_constants, is_gpu, tile_estimator
+from workloads import Batch, Gemm, OperatorTable, Parallelism, TransformerModel
 from workloads.dtypes import canonical_dtype
 from workloads.numeric import Array, namespace
 
@@ -34,8 +35,8 @@ _MOST, _MOST_DEVICES = 10**9, 2**20
 
 @dataclass(frozen=True, kw_only=True)
 class Phase:
-    """One phase of a prediction. `time_s`: [...] seconds of one pass; `table` and `times`: its operators (decode: with a leading
-    axis over sampled contexts)."""
+    """One phase of a prediction. `time_s`: [...] seconds of one pass; `table` and `times`: its operators (decode: with a
+    leading axis over sampled contexts)."""
 
     name: str
     time_s: Array
@@ -48,10 +49,10 @@ class Prediction:
     """Answer of `predict`. Arrays have the broadcast shape of its arguments; NaN where `reason` is not `Reason.OK`.
 
     `prefill_s`: one pass over all prompts (models that generate nothing: the forward pass). `decode_s`: mean time of one decode
-    pass, the time per output token (0 without generation). `request_s`: both. `requests_per_s`, `output_tokens_per_s`: of the whole
-    deployment.
-    `needed_bytes`, `capacity_bytes` per device at the end of decode; `fits`. `estimator`: what predicted the kernels. `notes`: what a
-    reader must know.
+    pass, the time per output token (0 without generation). `request_s`: both. `requests_per_s`, `output_tokens_per_s`: of
+    the whole deployment.
+    `needed_bytes`, `capacity_bytes` per device at the end of decode; `fits`. `estimator`: what predicted the kernels.
+    `notes`: what a reader must know.
     """
 
     model: Any
@@ -116,8 +117,8 @@ def predict(
 
     `estimator`: "tiles" (kernels as `stack`, one of `tiles.STACKS`, schedules them) or "roofline" (bounds).
 
-    Raises `ValueError` for unknown names and for sizes that are not positive. A point that cannot be computed (a degree that does
-    not divide, memory that does not suffice, a format the chip has no rate for) is NaN, with its `reason`; see
+    Raises `ValueError` for unknown names and for sizes that are not positive. A point that cannot be computed (a degree that
+    does not divide, memory that does not suffice, a format the chip has no rate for) is NaN, with its `reason`; see
     `Prediction.require_answer`.
     """
     spec = workloads.load(model)
@@ -161,6 +162,8 @@ def predict(
             _phase("decode", decode_table, chip, kernels, mean_axis=True),
         )
         memory = spec.memory(Batch.decode_of(batch, input_tokens + steps), parallelism, kv_dtype=kv_dtype)
+        widest = spec.memory(Batch.prefill_of(batch, input_tokens), parallelism, kv_dtype=kv_dtype).activation_bytes
+        memory = memory._replace(activation_bytes=xp.maximum(xp.asarray(memory.activation_bytes), xp.asarray(widest)))
     elif isinstance(spec, TransformerModel):
         whole = Batch.prefill_of(batch, input_tokens)
         phases = (_phase("forward", spec.phase(whole, parallelism, kv_dtype=kv_dtype), chip, kernels),)
@@ -205,18 +208,33 @@ def predict(
         capacity_bytes=capacity,
         fits=fits,
         reason=reason,
-        estimator=f"tiles ({stack})" if estimator == "tiles" else estimator,
-        notes=_notes(spec, chip, parallelism, input_tokens, output_tokens, estimator),
+        estimator=f"tiles ({stack})" if estimator == "tiles" and is_gpu(chip) else "roofline",
+        notes=_notes(spec, chip, parallelism, input_tokens, output_tokens, estimator, stack),
     )
 
 
 def _notes(
-    spec: Any, chip: Accelerator, p: Parallelism, input_tokens: Array, output_tokens: Array, estimator: str
+    spec: Any,
+    chip: Accelerator,
+    p: Parallelism,
+    input_tokens: Array,
+    output_tokens: Array,
+    estimator: str,
+    stack: str,
 ) -> tuple[str, ...]:
     """What a reader of the numbers must know."""
     notes = []
     if estimator == "roofline":
         notes.append("bounds: peak rates, no efficiency; real kernels take longer")
+    elif not is_gpu(chip):
+        notes.append(f"{chip.name} is no GPU, so the tile models do not apply: bounds instead")
+    else:
+        known = {path for path, _, _ in chip.provenance}
+        added = [path for path, _, _ in completed(chip).provenance if path not in known]
+        if added:
+            notes.append(f"assumed, because the chip's description lacks them: {', '.join(added)}")
+        if chip.name and gemm_constants(chip, Gemm(m=1, n=1, k=1, dtype=spec.dtype), stack).kind != "fitted":
+            notes.append(f"uncalibrated: no kernel of {chip.name} was measured, constants come from related chips")
     longest = getattr(spec, "max_context_tokens", 0)
     asked = float(np.max(np.asarray(input_tokens) + np.asarray(output_tokens)))
     if isinstance(spec, TransformerModel) and longest and asked > longest:
@@ -225,6 +243,11 @@ def _notes(
         notes.append(
             f"points with tp beyond the {float(np.max(chip.devices_per_node)):g} devices of a node use its link"
         )
+    if np.any(np.asarray(p.pp) > 1):
+        notes.append("one batch at a time through the pipeline: stages do not overlap")
+    notes.append(
+        "decode is the mean over the growing context; memory that of whole prompts at once and of the last token"
+    )
     notes.append("kernels one after the other from a captured graph; no queueing, host time or overlap")
     return tuple(notes)
 
@@ -232,8 +255,6 @@ def _notes(
 def kernel_estimator(name: str, stack: str = "vllm") -> Estimator:
     """The estimator called `name` ("tiles" or "roofline"); `stack` is the software whose kernels "tiles" predicts."""
     if name == "tiles":
-        from tiles import tile_estimator
-
         return tile_estimator(stack)
     if name == "roofline":
         return operator_bound
@@ -309,7 +330,8 @@ def _why_not(prediction: Prediction, index: int, reason: Reason) -> str:
         needed, capacity = (_first(v, index, shape) for v in (prediction.needed_bytes, prediction.capacity_bytes))
         return (
             f"{model} does not fit: {needed / 1e9:,.1f} GB per device needed, {chip} has {capacity / 1e9:,.1f} GB "
-            f"(tp {tp}, pp {pp}, batch {_first(prediction.batch, index, shape):g}); raise tp or pp, or lower batch, tokens or dtype"
+            f"(tp {tp}, pp {pp}, batch {_first(prediction.batch, index, shape):g}); raise tp or pp, or lower "
+            "batch, tokens or dtype"
         )
     if reason == Reason.NOT_DIVISIBLE:
         return f"{model} cannot be split by tp {tp}, pp {pp}, ep {ep}, dp {dp}: it has {_divisors(prediction.model)}"

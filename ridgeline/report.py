@@ -141,7 +141,8 @@ def print_prediction(prediction: Prediction, console: Any) -> None:
         console.print()
         console.print(table)
     console.print()
-    console.print(f"[dim]Estimator: {p.estimator}. {'; '.join(p.notes)}.[/]", highlight=False)
+    text = escape(f"Estimator: {p.estimator}. {'; '.join(p.notes)}.")
+    console.print(f"[dim]{text}[/]", highlight=False)
 
 
 def _question(p: Prediction) -> str:
@@ -165,7 +166,7 @@ def _summary(p: Prediction) -> list[tuple[str, str]]:
     return [
         ("prefill, whole batch", _time(float(p.prefill_s))),
         ("decode, per token", _time(float(p.decode_s))),
-        ("request", _time(float(p.request_s))),
+        ("request, start to end", _time(float(p.request_s))),
         ("throughput", f"{rate:,.0f} output tokens/s ({share:,.0f} per device)"),
         ("memory per device", memory),
     ]
@@ -177,7 +178,7 @@ def _parts(memory: Any) -> str:
 
 
 def _gigabytes(value: Any) -> str:
-    return f"{float(value) / 1e9:,.1f} GB"
+    return f"{float(value) / 1e9:,.1f} GB" if float(value) >= 5e7 else f"{float(value) / 1e6:,.1f} MB"
 
 
 def _time(seconds: float) -> str:

@@ -7,7 +7,11 @@ from workloads.numeric import Array, namespace
 
 
 class Bound(IntEnum):
-    """What limits a kernel: the largest of its terms."""
+    """What limits a kernel: the largest of its terms.
+
+    COMPUTE: matrix or vector rate. MEMORY: DRAM. CACHE: L2. LOAD_PORT: what one core can load. NETWORK: links. LAUNCH: starting the
+    kernel (and its quantise prologue). LATENCY: dependent steps of one block or wave, with no resource saturated.
+    """
 
     NONE = 0
     COMPUTE = 1
@@ -16,6 +20,7 @@ class Bound(IntEnum):
     LOAD_PORT = 4
     NETWORK = 5
     LAUNCH = 6
+    LATENCY = 7
 
 
 class Reason(IntEnum):

@@ -15,7 +15,7 @@ from tiles.gemm_sweep import gemm_seconds
 from tiles.linear_attention import LinearAttentionConstants, linear_attention_time
 from tiles.memory_bound import memory_bound_time
 from tiles.moe import moe_time
-from tiles.paper_chip import completed
+from tiles.paper_chip import completed, is_gpu
 from tiles.utilisation_law import TileTime, tiled_time, utilisation
 from tiles.wave import Wave, wave
 from tiles.wave_scaling import memory_boundedness, scaled_time
@@ -42,6 +42,7 @@ __all__ = [
     "gemm_constants",
     "gemm_seconds",
     "gemm_time",
+    "is_gpu",
     "linear_attention_time",
     "memory_bound_time",
     "memory_boundedness",

@@ -212,7 +212,7 @@ def memory_bound_time(
     top = xp.max(parts, axis=0)
     busy = top * xp.sum((parts / top) ** NORM, axis=0) ** (1.0 / NORM)
     codes = (Bound.MEMORY.value, Bound.CACHE.value, Bound.COMPUTE.value)
-    bound = xp.select([t.dram_s >= top, t.l2_s >= top, t.issue_s >= top], codes, Bound.LAUNCH.value)
+    bound = xp.select([t.dram_s >= top, t.l2_s >= top, t.issue_s >= top], codes, Bound.LATENCY.value)
     return kernel_time(
         compute_s=xp.maximum(t.issue_s, t.wave_s),
         memory_s=xp.maximum(t.dram_s, t.l2_s),

@@ -12,6 +12,8 @@ FLOPS_PER_CLOCK_AND_CORE = 4096.0
 CLOCK_HZ = 1.7e9
 ON_CHIP_BYTES_PER_CORE = 228 * 1024.0
 L2_BYTES_PER_CORE = 0.4 * 2**20
+#: Vendors whose chips schedule kernels as tiles on many small cores; "" is a chip that exists on paper.
+GPU_VENDORS = ("nvidia", "amd", "")
 
 
 def completed(chip: Accelerator) -> Accelerator:
@@ -40,6 +42,11 @@ def completed(chip: Accelerator) -> Accelerator:
     elif _unknown(chip.level("l2").capacity_bytes):
         chip = chip.replace({"memory.l2.capacity_bytes": chip.cores * L2_BYTES_PER_CORE})
     return chip
+
+
+def is_gpu(chip: Accelerator) -> bool:
+    """Whether tiles, waves and the fitted constants mean anything on `chip`: NVIDIA and AMD chips, and paper chips of no vendor."""
+    return chip.vendor.lower() in GPU_VENDORS and chip.architecture.lower() not in ("cpu", "host", "x86_64", "aarch64")
 
 
 def _unknown(value) -> bool:

@@ -27,8 +27,6 @@ def wave(tiles: Array, slots: Array, balance: Array = 0.0, *, rounding: Rounding
     """
     passes = tiles / slots
     whole = rounding.ceil(passes)
-    if rounding.mode == "smooth":
-        at_least_one = rounding.maximum(passes, 1.0)
-    else:
-        at_least_one = namespace(passes).maximum(passes, 1.0)
+    exact_floor = rounding.mode != "smooth"
+    at_least_one = namespace(passes).maximum(passes, 1.0) if exact_floor else rounding.maximum(passes, 1.0)
     return Wave(tiles, whole + balance * (at_least_one - whole), tiles / (whole * slots))

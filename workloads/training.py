@@ -23,7 +23,8 @@ NOTES = (
     "one device, all pipeline stages in turn, all microbatches: 1 / pp of the sum is a stage's mean work; no bubbles",
     "includes forward, input and weight gradients as separate products, recomputation, collectives of tp, ep and pp "
     "both ways, gradient reduction over data-parallel ranks, optimiser update, cross-entropy",
-    "excludes the exchange of keys and values under context parallelism, dropout, data loading, checkpoint writing, gradient clipping, the second all-gather of sequence "
+    "excludes the exchange of keys and values under context parallelism, dropout, data loading, checkpoint writing, "
+    "gradient clipping, the second all-gather of sequence "
     "parallelism for weight gradients, expert load-balancing losses",
 )
 

@@ -11,6 +11,7 @@ def validate(
     level: Annotated[str, typer.Argument(help="What to validate, e.g. collectives.")],
     data: Annotated[Path | None, typer.Option(help="Folder with the measurements (default: $RIDGELINE_DATA).")] = None,
     json: Annotated[Path | None, typer.Option(help="Write the rows to this file.")] = None,
+    full: Annotated[bool, typer.Option("--full", help="Print every group, not only the summary rows.")] = False,
     split: Annotated[
         str | None, typer.Option(help="Refit without part of the data and score that part (names depend on the level).")
     ] = None,
@@ -19,7 +20,7 @@ def validate(
     # Imported here: pandas and the models cost more than the rest of the command line together.
     from profiles.data_folder import data_folder
     from ridgeline.validate.levels import checked_split, load_level
-    from ridgeline.validate.report import print_rows, write_json
+    from ridgeline.validate.report import print_rows, summary_rows, write_json
 
     module = load_level(level)
     split = checked_split(module, split)
@@ -28,7 +29,13 @@ def validate(
         raise ValueError(f"--data: {folder} is not a folder")
     validation = module.validate(folder, split=split)
     rows = validation.rows()
-    print_rows(validation, rows, Console())
+    console = Console()
+    # Labels must stay readable in a pipe or a narrow terminal: the table takes the width it needs.
+    console.width = max(console.width, 170)
+    shown = rows if full or len(rows) <= 40 else summary_rows(validation, rows)
+    print_rows(validation, shown, console)
+    if len(shown) < len(rows):
+        console.print(f"{len(rows) - len(shown)} more groups: --full, or --json FILE")
     if json is not None:
         write_json(rows, json, validation.messages)
 

@@ -67,6 +67,11 @@ class Validation:
         return row | {"calibration": marks[0] if len(marks) == 1 else "mixed" if len(marks) else "none"}
 
 
+def summary_rows(validation: Validation, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows over everything and over each value of one group field."""
+    return [row for row in rows if sum(row[name] != "all" for name in validation.group) <= 1]
+
+
 def write_json(rows: Sequence[dict[str, Any]], path: Path, messages: Sequence[str] = ()) -> None:
     """Write `{"rows": [...], "messages": [...]}`; a score that does not exist (no answered row) is null."""
     plain = [{key: None if value != value else value for key, value in row.items()} for row in rows]
@@ -80,17 +85,27 @@ def print_rows(validation: Validation, rows: Sequence[dict[str, Any]], console: 
     names = [name for name in rows[0] if name not in fixed | set(EXTRA) | {"coverage90", "width90"}]
     names = [name for name in names if any(row[name] not in ("all", "") for row in rows)]
     numbers = [name for name in rows[0] if name not in names and name not in {"level", "calibration", *GROUP}]
-    table = Table(title=f"validate {validation.level}: predicted against measured")
+    table = Table(title=f"validate {validation.level}: predicted against measured ({_reading(rows)})")
     for name in names:
-        table.add_column(name, overflow="fold")
+        table.add_column(
+            name, overflow="fold", min_width=max(len(name), *(min(len(str(row[name])), 24) for row in rows))
+        )
     for name in numbers:
         table.add_column(name.replace("_", " "), justify="right", no_wrap=True)
-    table.add_column("calibration")
+    table.add_column("calibration", no_wrap=True)
     for row in rows:
         table.add_row(*(str(row[name]) for name in names), *(_cell(n, row[n]) for n in numbers), row["calibration"])
     console.print(table)
     for message in validation.messages:
         console.print(f"note: {message}", markup=False, highlight=False)
+
+
+def _reading(rows: Sequence[dict[str, Any]]) -> str:
+    """How the errors are to be read: constants fitted to the rows themselves make them in-sample."""
+    fitted = any(row["calibration"] in ("fitted", "mixed") for row in rows)
+    return (
+        "'fitted' rows are in-sample if this is the data of the fit; see --split" if fitted else "nothing fitted here"
+    )
 
 
 def _cell(name: str, value: float) -> str:

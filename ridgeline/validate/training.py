@@ -40,7 +40,9 @@ def validate(data: Path, *, split: str = "none") -> Validation:
         raise ValueError(f"{folder}: no training_measured.csv")
     runs = read_table(path, _COLUMNS)
     points = _time_points(runs, split)
-    messages = [f"{len(points)} runs of {path.name}, {int(points['predicted'].isna().sum())} not answered"]
+    messages = [
+        f"{len(points)} runs of {path.name}, {int(np.isnan(points['predicted'].to_numpy(float)).sum())} not answered"
+    ]
     memory = find_table(folder, "training_memory")
     if memory is not None:
         points = pd.concat([points, _memory_points(read_table(memory, _MEMORY), runs)], ignore_index=True)
@@ -57,7 +59,7 @@ def _time_points(runs: pd.DataFrame, split: str) -> pd.DataFrame:
         predicted = np.full(len(runs), np.nan)
         for source in runs["source"].unique():
             out = (runs["source"] == source).to_numpy()
-            efficiency = fit_efficiency(runs[~out], measured[~out])
+            efficiency = fit_efficiency(runs.loc[~out], measured[~out])
             predicted[out] = [_predicted_s(run, efficiency) for run in runs[out].itertuples()]
         calibration = "transferred"
     zero3 = runs["source"].str.contains("ZeRO-3").to_numpy()
@@ -150,6 +152,7 @@ def _model(run: Any) -> TransformerModel | None:
     if re.search("llama", run.source, re.IGNORECASE):
         for name in ("llama-3.1-8b", "llama-3.1-70b", "llama-3.1-405b"):
             model = workloads.load(name)
+            assert isinstance(model, TransformerModel)
             if (model.hidden_size, model.layer_count) == (run.hidden, run.layers):
                 return model
         return None
@@ -161,7 +164,9 @@ def _model(run: Any) -> TransformerModel | None:
 def gpt(hidden: float, layers: float, heads: float, positions: float, vocab: float) -> TransformerModel:
     """A GPT of the given sizes."""
     sizes = {"n_embd": hidden, "n_layer": layers, "n_head": heads, "n_positions": positions, "vocab_size": vocab}
-    return workloads.load({"model_type": "gpt2", **{key: int(value) for key, value in sizes.items()}})
+    model = workloads.load({"model_type": "gpt2", **{key: int(value) for key, value in sizes.items()}})
+    assert isinstance(model, TransformerModel)
+    return model
 
 
 def _measured_s(run: Any) -> float:
@@ -191,8 +196,10 @@ def _chip_name(hw: str) -> str | None:
 def _memory_points(memory: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
     """Weights, gradients and optimiser state of a stage's layers (the publications leave embeddings out)."""
     rows = []
-    for row in memory.itertuples():
-        run = next((r for r in runs.itertuples() if r.model_B == row.model and "korthikanti" in r.source), None)
+    listed: list[Any] = list(runs.itertuples())
+    wanted: list[Any] = list(memory.itertuples())
+    for row in wanted:
+        run = next((r for r in listed if r.model_B == row.model and "korthikanti" in r.source), None)
         predicted = float("nan")
         if run is not None:
             layers_only = gpt(run.hidden, run.layers, run.heads, 1, run.tp)
