@@ -1,0 +1,66 @@
+"""Constants of memory-bound kernels inside a serving engine, from its profiled layers (LLMServingSim's tables).
+
+The same families as `memory_bound_fit`, measured where they run: between other kernels of a captured graph, inputs hot
+in L2. Tables of kernels that were measured alone in eager mode have the host's dispatch in every small one.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+import hardware
+from profiles.family_fit import file_hash, write_sets
+from profiles.importers.llmservingsim import read_llmservingsim
+from profiles.memory_bound_fit import Points, fit_points
+from tiles.memory_bound import memory_bound_kernel
+from tiles.kernel_families import ANY
+from workloads.operators import Elementwise, Gather, Normalisation, RotaryEmbedding
+
+HEADER = """Memory-bound kernels inside vLLM: fitted constants (profiles/layer_table_fit.py).
+Source: per-layer tables of LLMServingSim @5daddb2 (MIT), RTX 4090 and RTX PRO 6000, vLLM 0.19.0, bf16."""
+TARGET = Path(__file__).parents[1] / "tiles" / "constants" / "memory_bound" / "vllm_layers.toml"
+
+
+#: Fitted constants. Small kernels between others say nothing about the issue rate: bytes through L2 bound them.
+FREE = ("launch_s", "traffic", "l2_bytes_per_clock", "latency_cycles", "iteration_cycles", "residency")
+
+
+def layer_points(path: Path) -> Iterator[tuple[str, str, Points]]:
+    """(kernel, stack, points) of the memory-bound layers in a table file."""
+    for records in read_llmservingsim(path).records:
+        frame = records.frame
+        for (device, stack), rows in frame.groupby(["device", "stack"]):
+            found = _operators(records.kind, rows)
+            for operator, block_rows, seconds in found:
+                chip = hardware.load(str(device))
+                yield memory_bound_kernel(operator), str(stack), Points(chip, operator, block_rows, seconds)
+
+
+def _operators(kind: str, rows: pd.DataFrame) -> Iterator[tuple]:
+    def column(name: str) -> np.ndarray:
+        return rows[name].to_numpy(float)
+
+    seconds = rows["latency_s"].to_numpy(float)
+    if kind == "normalisation":
+        residual = rows["residual"].fillna(0.0).to_numpy(float) if "residual" in rows else np.zeros(len(rows))
+        yield Normalisation(rows=column("rows"), cols=column("cols"), residual=residual, dtype="bf16"), None, seconds
+    if kind == "gather":
+        yield Gather(rows=column("rows"), cols=column("cols"), dtype="bf16"), None, seconds
+    if kind == "rotary_embedding":
+        heads, width = column("heads"), column("rotary_dim")
+        yield RotaryEmbedding(tokens=column("tokens"), heads=heads, rotary_dim=width, dtype="bf16"), None, seconds
+    if kind == "elementwise":
+        yield Elementwise(elements=column("elements"), inputs=2, dtype="bf16", name="silu_mul"), None, seconds
+
+
+def refit(path: Path, date: str) -> None:
+    """Fit the tables at `path` and write the shipped constants."""
+    sets = fit_points(layer_points(path), data=file_hash(path), date=date, free=FREE)
+    # The pooled set leaves the rate of L2 to the chip's architecture: both measured chips have the same one.
+    pooled = [
+        replace(s, values={k: v for k, v in s.values.items() if k != "l2_bytes_per_clock"}) for s in sets if s.architecture == ANY
+    ]
+    write_sets(TARGET, pooled + [s for s in sets if s.architecture != ANY], HEADER)
