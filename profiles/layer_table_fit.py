@@ -25,9 +25,9 @@ from profiles.gemm_fit import Points as GemmPoints
 from profiles.gemm_fit import fit_gemm, recipe_of
 from profiles.importers.llmservingsim import read_llmservingsim
 from profiles.memory_bound_fit import Points, fit_points
-from tiles.memory_bound import memory_bound_kernel
 from tiles.gemm_constants import constants_architecture, gemm_constants, gemm_format
 from tiles.kernel_families import ANY
+from tiles.memory_bound import memory_bound_kernel
 from workloads.operators import Elementwise, Gather, Gemm, Normalisation, RotaryEmbedding
 
 HEADER = """Memory-bound kernels inside vLLM: fitted constants (profiles/layer_table_fit.py).

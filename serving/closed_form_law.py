@@ -17,7 +17,15 @@ from workloads import Batch, Parallelism
 from workloads.transformer import TransformerModel
 
 #: Operators of the head, by name.
-HEAD = ("final_norm", "pooler", "head_transform", "output_projection", "lm_head", "lm_head_quantise", "logits_all_gather")
+HEAD = (
+    "final_norm",
+    "pooler",
+    "head_transform",
+    "output_projection",
+    "lm_head",
+    "lm_head_quantise",
+    "logits_all_gather",
+)
 
 
 class Knots(NamedTuple):
@@ -28,6 +36,9 @@ class Knots(NamedTuple):
     most_sequences: int = 1024
 
 
+DEFAULT_KNOTS = Knots()
+
+
 def closed_form_law(
     model: TransformerModel,
     chip: Accelerator,
@@ -35,7 +46,7 @@ def closed_form_law(
     estimator: Estimator,
     *,
     kv_dtype: str = "",
-    knots: Knots = Knots(),
+    knots: Knots = DEFAULT_KNOTS,
     mixed_factor: float = 1.0,
 ) -> PhaseLaw:
     """Law of one deployment of tp * pp * dp devices; tokens and sequences are those of all its data-parallel ranks.
@@ -48,7 +59,9 @@ def closed_form_law(
     def groups(batch: Batch) -> tuple[GroupTime, ...]:
         timed = phase_time(model.phase(batch, parallelism, kv_dtype=kv_dtype), chip, estimator=estimator)
         if not np.all(np.isfinite(timed.total_s)):
-            raise ValueError(f"{model.name} on {chip.name}: a shape does not divide by {parallelism}, or has no estimate")
+            raise ValueError(
+                f"{model.name} on {chip.name}: a shape does not divide by {parallelism}, or has no estimate"
+            )
         return timed.groups
 
     prompt = groups(Batch.prefill_of(1.0, tokens, 0.0))

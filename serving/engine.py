@@ -53,11 +53,13 @@ class Engine:
             if not getattr(self, name) >= 1:
                 raise ValueError(f"engine.{name}: {getattr(self, name)!r}; expected at least 1")
         if not self.kv_tokens >= self.block_tokens:
-            raise ValueError(f"engine.kv_tokens: {self.kv_tokens!r}; expected at least one block of {self.block_tokens}")
+            raise ValueError(
+                f"engine.kv_tokens: {self.kv_tokens!r}; expected at least one block of {self.block_tokens}"
+            )
         if not 0.0 <= self.watermark < 1.0:
             raise ValueError(f"engine.watermark: {self.watermark!r}; expected a share in [0, 1)")
 
     @property
     def kv_blocks(self) -> int:
         """Whole blocks that fit."""
-        return int(min(self.kv_tokens // self.block_tokens, 2**40))
+        return int(min(self.kv_tokens, 2.0**50) // self.block_tokens)

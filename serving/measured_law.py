@@ -3,8 +3,8 @@
 Layers add up as the model repeats them: dense layers on the tables' token counts, the head on their sequence counts,
 attention on grids of (chunk, cached prefix) and (decoding sequences, context). Measurements with prompts and decoding
 sequences in one call give `mixed`: the median, over chunks and prefixes, of what the call takes beyond the prompt
-alone; the spread around it is the law's own error. Collectives are not in the tables: they come from the chip's link
-(`roofline.collective_time`) and belong to `dense` (tensor parallelism) or `group` (experts over data-parallel ranks).
+alone; the spread around it is the law's own error. Collectives are not in the tables: they are alpha-beta times on the
+given link and belong to `dense` (tensor parallelism) or `group` (experts over data-parallel ranks).
 """
 
 from typing import NamedTuple
@@ -13,11 +13,10 @@ import numpy as np
 import pandas as pd
 
 import workloads
-from hardware.accelerator import Accelerator
-from roofline.collectives import collective_time
+from hardware.accelerator import Link
+from roofline.collectives import datasheet_time_s
 from serving.phase_law import PhaseLaw, Tables, as_tables
 from workloads.layers import MixtureOfExperts
-from workloads.operators import Collective
 
 #: Mixed calls that count: prompts of at least this many tokens (shorter ones are served as decoding), prefixes up to
 #: the tables' middle.
@@ -35,8 +34,8 @@ class Ranks(NamedTuple):
     expert_ranks: int = 1
 
 
-def measured_law(tables: pd.DataFrame, hardware: str, model: str, ranks: Ranks, chip: Accelerator) -> PhaseLaw:
-    """Law of `model` (hub name, as in the tables) on `hardware` (as in the tables); `chip` gives the links.
+def measured_law(tables: pd.DataFrame, hardware: str, model: str, ranks: Ranks, link: Link) -> PhaseLaw:
+    """Law of `model` (hub name, as in the tables) on `hardware` (as in the tables); `link` joins the ranks.
 
     `ValueError` if the tables have nothing for the combination or lack a part.
     """
@@ -55,9 +54,8 @@ def measured_law(tables: pd.DataFrame, hardware: str, model: str, ranks: Ranks, 
     hidden_bytes = 2.0 * description.hidden_size
     dense_s = dense_us * US
     if ranks.tp > 1:
-        exchange = Collective(op="all_reduce", payload_bytes=tokens * hidden_bytes, ranks=ranks.tp, scope="scale_up")
-        dense_s = dense_s + 2.0 * layers * np.where(tokens > 0, collective_time(exchange, chip).total_s, 0.0)
-    group_tokens, group_s = _group(rows, description, layers, ranks, hidden_bytes, chip)
+        dense_s = dense_s + 2.0 * layers * _exchange("all_reduce", tokens * hidden_bytes, ranks.tp, link)
+    group_tokens, group_s = _group(rows, description, layers, ranks, hidden_bytes, link)
     return PhaseLaw(
         as_tables(Tables(
             dense_tokens=tokens, dense_s=dense_s, head_sequences=sequences, head_s=head_us * US,
@@ -67,6 +65,11 @@ def measured_law(tables: pd.DataFrame, hardware: str, model: str, ranks: Ranks, 
         )),
         relative_error=deviation,
     )  # fmt: skip
+
+
+def _exchange(op: str, payload_bytes: np.ndarray, ranks: int, link: Link) -> np.ndarray:
+    """Seconds of one collective, 0 for nothing to send."""
+    return np.where(payload_bytes > 0, datasheet_time_s(op, payload_bytes, ranks, link, latency_s=link.latency_s), 0.0)
 
 
 def _short(model: str) -> str:
@@ -155,7 +158,7 @@ def _from_zero(table: pd.DataFrame) -> np.ndarray:
     return np.concatenate([np.zeros((1, values.shape[1])), values])
 
 
-def _group(rows, description, layers: int, ranks: Ranks, hidden_bytes: float, chip: Accelerator):
+def _group(rows, description, layers: int, ranks: Ranks, hidden_bytes: float, link: Link):
     """Experts: tokens of all ranks, each to `top_k` experts, spread evenly; a rank runs its share of tokens over the
     experts it holds that were hit (expected number of distinct ones)."""
     measured = rows[rows["table"] == "moe"]
@@ -175,6 +178,5 @@ def _group(rows, description, layers: int, ranks: Ranks, hidden_bytes: float, ch
     if ranks.expert_ranks > 1:
         payload = tokens * hidden_bytes
         for op in ("all_gather", "reduce_scatter"):
-            exchange = Collective(op=op, payload_bytes=payload, ranks=ranks.expert_ranks, scope="scale_up")
-            total = total + layers * np.where(tokens > 0, collective_time(exchange, chip).total_s, 0.0)
+            total = total + layers * _exchange(op, payload, ranks.expert_ranks, link)
     return tokens, np.where(tokens > 0, total, 0.0)

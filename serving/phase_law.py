@@ -7,11 +7,13 @@ sampled at its end:
     tau = dense(T) + head(s) + prefill(p, c_p) + (decode(n, c_n) if p = 0 else mixed(n, c_n))
           + group(T_g) + iteration_s + sequence_s s
 
-`group` is work that data-parallel ranks share and wait for (experts spread over all of them, the exchange of tokens
-before and after): it depends on the tokens T_g of all ranks together, and is zero without such a group. `dense` is everything whose time depends on the number of tokens alone (projections, feed-forward, norms, collectives),
+`dense` is everything whose time depends on the number of tokens alone (projections, feed-forward, norms, collectives),
 `head` the logits and the sampler, the rest attention. A kernel that serves prompts and decoding sequences in one call
 gives decoding up to 4 times the time it takes alone (no split along the context, no packing of grouped heads), hence
 the two tables. Several prompt chunks in one iteration count by their total tokens and their mean attended positions.
+
+`group` is work that data-parallel ranks share and wait for (experts spread over all of them, the exchange of tokens
+before and after): it depends on the tokens T_g of all ranks together, and is zero without such a group.
 
 Every part is linear between knots and beyond the last; a part is never negative. The law is a surrogate: what it
 loses against the model or table it was made from is a figure of the maker (`relative_error`).
@@ -74,8 +76,8 @@ def iteration_time(
     """Seconds of one iteration, [...]; arguments broadcast and may be fractional (means of many iterations).
 
     `prefill_context`: positions a prompt token attends to on average (half the prompt where nothing was cached);
-    `decode_context`: positions a decoding sequence has behind it; `sampled`: sequences that get a token; `group_tokens`: new tokens of all data-parallel ranks of a group (without it
-    a group of this replica alone).
+    `decode_context`: positions a decoding sequence has behind it; `sampled`: sequences that get a
+    token; `group_tokens`: new tokens of all data-parallel ranks of a group (default: of this replica alone).
     """
     t = law.tables
     xp = namespace(law, prefill_tokens, prefill_context, decode_sequences, decode_context, sampled)
@@ -138,7 +140,7 @@ def _at2(rows, columns, values, x, y):
 
 @numba.njit(cache=True)
 def iteration_time_scalar(t, iteration_s, sequence_s, prefill_tokens, prefill_context, sequences, context, sampled):
-    """`iteration_time` of one iteration without the group's part, compiled for the replay's loop (the same formula; a test holds them equal)."""
+    """`iteration_time` of one iteration but for the group's part, compiled for the replay (a test holds the two equal)."""
     tau = _at(t.dense_tokens, t.dense_s, prefill_tokens + sequences) + _at(t.head_sequences, t.head_s, sampled)
     if prefill_tokens > 0.0:
         tau += _at2(t.prefill_tokens, t.prefill_context, t.prefill_s, prefill_tokens, prefill_context)

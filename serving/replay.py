@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from serving.engine import ADMISSION, BATCHING, ROUTERS, Engine
+from serving.engine import BATCHING, ROUTERS, Engine
 from serving.phase_law import PhaseLaw, as_tables
 from serving.replay_loop import REJECTED, SERVED, LoopLimits, LoopRequests, LoopState, run
 from serving.requests import Requests
@@ -72,11 +72,14 @@ class Deployment(NamedTuple):
     lockstep: bool = False
 
 
+SINGLE = Deployment()
+
+
 def replay(
     requests: Requests,
     law: PhaseLaw,
     engine: Engine,
-    deployment: Deployment = Deployment(),
+    deployment: Deployment = SINGLE,
     *,
     concurrency: int = 0,
 ) -> Served:

@@ -198,9 +198,12 @@ def _plan(r, now, visible_s, state, requests, limits):
             break
         start = min(requests.cached[i], requests.target[i] - 1)
         rest = requests.target[i] - start
-        if rest > budget and (not limits.chunked or decoding_only):
-            if not (decoding_only and state.count[r] == first_new):
-                break
+        if (
+            rest > budget
+            and (not limits.chunked or decoding_only)
+            and not (decoding_only and state.count[r] == first_new)
+        ):
+            break
         tokens = rest if decoding_only else min(rest, budget)
         requests.computed[i] = start
         needed = (start + tokens + limits.block_tokens - 1) // limits.block_tokens
@@ -246,9 +249,7 @@ def _weigh(r, state, requests, tables, iteration_s, sequence_s, imbalance):
     mean_context = context / decoding if decoding > 0.0 else 0.0
     if imbalance > 0.0 and decoding > 1.0:
         mean_context += imbalance * np.sqrt(max(squares / decoding - mean_context * mean_context, 0.0))
-    tau = iteration_time_scalar(
-        tables, iteration_s, sequence_s, prefill, mean_pairs, decoding, mean_context, sampled
-    )
+    tau = iteration_time_scalar(tables, iteration_s, sequence_s, prefill, mean_pairs, decoding, mean_context, sampled)
     return tau, prefill + decoding
 
 
@@ -348,7 +349,7 @@ def run(requests, state, limits, tables: Tables, iteration_s, sequence_s, imbala
                 upcoming += 1
         tau, everything = 0.0, 0.0
         visible_s = np.nextafter(state.started[g], -np.inf) if limits.lookahead else now
-        for attempt in range(2):
+        for _attempt in range(2):
             for r in range(g * width, (g + 1) * width):
                 _plan(r, now, visible_s, state, requests, limits)
                 own, tokens = _weigh(r, state, requests, tables, iteration_s, sequence_s, imbalance)

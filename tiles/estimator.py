@@ -17,8 +17,8 @@ from tiles.attention_constants import attention_constants
 from tiles.conv2d import conv2d_time
 from tiles.gemm import gemm_time
 from tiles.gemm_constants import gemm_constants
-from tiles.linear_attention import linear_attention_time
 from tiles.kernel_families import FamilySet, engine, shipped_sets
+from tiles.linear_attention import linear_attention_time
 from tiles.memory_bound import memory_bound_constants, memory_bound_kernel, memory_bound_time
 from tiles.paper_chip import completed, is_gpu
 from workloads.numeric import namespace
