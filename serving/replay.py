@@ -10,7 +10,7 @@ sharing of cached blocks between running requests (each counts its own).
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -123,7 +123,7 @@ def _check(requests: Requests, deployment: Deployment, concurrency: int) -> None
 def _requests_state(requests: Requests, key: np.ndarray, request_s: float) -> LoopRequests:
     total = len(requests)
 
-    def nothing(dtype=np.int64):
+    def nothing(dtype: Any = np.int64) -> np.ndarray:
         return np.zeros(total, dtype=dtype)
 
     def never():

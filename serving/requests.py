@@ -48,8 +48,10 @@ class Requests:
                     f"({int(bad.sum())} of {len(values)} requests)"
                 )
         by_time = np.argsort(arrival, kind="stable")
-        whole = (np.ceil(a[by_time]).astype(np.int64) for a in (prompt, output, np.minimum(cached, prompt)))
-        return cls(arrival[by_time], *whole, order[by_time].astype(float))
+        prompt, output, cached = (
+            np.ceil(a[by_time]).astype(np.int64) for a in (prompt, output, np.minimum(cached, prompt))
+        )
+        return cls(arrival[by_time], prompt, output, cached, order[by_time].astype(float))
 
     @classmethod
     def poisson(cls, rate_per_s: float, input_tokens, output_tokens, seed: int = 0) -> "Requests":
