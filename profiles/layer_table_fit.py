@@ -13,6 +13,7 @@ import datetime
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -73,10 +74,11 @@ def _operators(kind: str, rows: pd.DataFrame) -> Iterator[tuple]:
 def gemm_groups(path: Path) -> Iterator[tuple[str, Accelerator, GemmPoints]]:
     """(stack, chip, points) of the matrix layers of each chip in a table file; a shape that several models share counts once."""
     frames = [records.frame for records in read_llmservingsim(path).records if records.kind == "gemm"]
-    rows = pd.concat(frames).drop_duplicates(["device", "stack", "kernel", "m", "n", "k"])
+    rows: Any = pd.concat(frames).drop_duplicates(["device", "stack", "kernel", "m", "n", "k"])
     for (device, stack), own in rows.groupby(["device", "stack"]):
         chip = hardware.load(str(device))
-        op = Gemm(**{name: own[name].to_numpy(float) for name in ("m", "n", "k")}, dtype="bf16")
+        m, n, k = (own[name].to_numpy(float) for name in ("m", "n", "k"))
+        op = Gemm(m=m, n=n, k=k, dtype="bf16")
         copies = np.full(len(own), COLD_COPIES)
         yield str(stack), chip, GemmPoints(chip, op, own["latency_s"].to_numpy(float), copies)
 

@@ -7,17 +7,19 @@ alone; the spread around it is the law's own error. Collectives are not in the t
 given link and belong to `dense` (tensor parallelism) or `group` (experts over data-parallel ranks).
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 
 import workloads
 from hardware.accelerator import Link
 from roofline.collectives import datasheet_time_s
 from serving.phase_law import PhaseLaw, Tables, as_tables
 from workloads.layers import MixtureOfExperts
+from workloads.transformer import TransformerModel
 
+#: A pandas frame (its stubs do not know what selecting rows returns).
+Frame = Any
 #: Mixed calls that count: prompts of at least this many tokens (shorter ones are served as decoding), prefixes up to
 #: the tables' middle.
 LEAST_CHUNK, MOST_PREFIX = 64, 4096
@@ -34,7 +36,7 @@ class Ranks(NamedTuple):
     expert_ranks: int = 1
 
 
-def measured_law(tables: pd.DataFrame, hardware: str, model: str, ranks: Ranks, link: Link) -> PhaseLaw:
+def measured_law(tables: Frame, hardware: str, model: str, ranks: Ranks, link: Link) -> PhaseLaw:
     """Law of `model` (hub name, as in the tables) on `hardware` (as in the tables); `link` joins the ranks.
 
     `ValueError` if the tables have nothing for the combination or lack a part.
@@ -43,7 +45,7 @@ def measured_law(tables: pd.DataFrame, hardware: str, model: str, ranks: Ranks, 
     if rows.empty:
         known = sorted({f"{h}/{m}/tp{t}" for h, m, t in tables[["hw", "model", "tp"]].drop_duplicates().to_numpy()})
         raise ValueError(f"no measured layers of {hardware}/{model}/tp{ranks.tp} (there are: {', '.join(known)})")
-    description = workloads.load(_short(model))
+    description = _known(model)
     layers = sum(group.count for group in description.layers)
     tokens, dense_us = _dense(rows, layers)
     sequences, head_us = _knots(rows[rows["table"] == "per_sequence"], "sequences")
@@ -72,15 +74,17 @@ def _exchange(op: str, payload_bytes: np.ndarray, ranks: int, link: Link) -> np.
     return np.where(payload_bytes > 0, datasheet_time_s(op, payload_bytes, ranks, link, latency_s=link.latency_s), 0.0)
 
 
-def _short(model: str) -> str:
+def _known(model: str) -> TransformerModel:
     name = model.rpartition("/")[2].lower()
     for candidate in (name, name.partition("-instruct")[0]):
         if candidate in workloads.model_names():
-            return candidate
+            found = workloads.load(candidate)
+            if isinstance(found, TransformerModel):
+                return found
     raise ValueError(f"model: {model!r} is unknown (known: {', '.join(workloads.model_names())})")
 
 
-def _knots(rows: pd.DataFrame, axis: str) -> tuple[np.ndarray, np.ndarray]:
+def _knots(rows: Frame, axis: str) -> tuple[np.ndarray, np.ndarray]:
     """Sum over layers at the knots that all layers have, with a knot at 0 of the same fixed cost."""
     if rows.empty:
         raise ValueError(f"the tables have no measurement over {axis}")
@@ -89,20 +93,20 @@ def _knots(rows: pd.DataFrame, axis: str) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate([[0.0], knots]), np.concatenate([values[:1], values])
 
 
-def _dense(rows: pd.DataFrame, layers: int) -> tuple[np.ndarray, np.ndarray]:
+def _dense(rows: Frame, layers: int) -> tuple[np.ndarray, np.ndarray]:
     rows = rows[rows["table"] == "dense"]
     repeats = rows["layer"].map(lambda name: 2 * layers if name in TWICE else 1 if name in ONCE else layers)
     return _knots(rows.assign(time_us=rows["time_us"] * repeats), "tokens")
 
 
-def _grid(rows: pd.DataFrame, row: str, column: str, value: str) -> pd.DataFrame:
+def _grid(rows: Frame, row: str, column: str, value: str) -> Frame:
     """Complete grid of medians: gaps filled along the columns, then along the rows, linearly."""
     table = rows.pivot_table(index=row, columns=column, values=value, aggfunc="median")
     table = table.interpolate(axis=1, method="index", limit_area="inside")
     return table.interpolate(axis=0, method="index", limit_area="inside").ffill(axis=1).bfill(axis=1)
 
 
-def _prefill(attention: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _prefill(attention: Frame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Prompts alone, on (chunk, mean attended positions = prefix + chunk / 2)."""
     alone = attention[(attention["n_decode"] == 0) & (attention["prefill_chunk"] > 0)]
     table = _grid(alone, "prefill_chunk", "kv_prefill", "time_us")
@@ -124,7 +128,7 @@ def _extended(x: np.ndarray, knots: np.ndarray, values: np.ndarray) -> np.ndarra
     return np.where(x < knots[0], below, np.where(x > knots[-1], above, np.interp(x, knots, values)))
 
 
-def _decode(attention: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, float]:
+def _decode(attention: Frame) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, float]:
     alone = _grid(attention[(attention["prefill_chunk"] == 0) & (attention["n_decode"] > 0)], "n_decode", "kv_decode",
                   "time_us")  # fmt: skip
     prompts = attention[(attention["n_decode"] == 0) & (attention["prefill_chunk"] > 0)]
@@ -152,7 +156,7 @@ def _decode(attention: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray
     )  # fmt: skip
 
 
-def _from_zero(table: pd.DataFrame) -> np.ndarray:
+def _from_zero(table: Frame) -> np.ndarray:
     """The grid with a row of zeros for no sequences and a column at context 0 equal to the first."""
     values = np.concatenate([table.to_numpy()[:, :1], table.to_numpy()], axis=1)
     return np.concatenate([np.zeros((1, values.shape[1])), values])

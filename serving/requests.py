@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from workloads.numeric import Array
+
 #: Columns of a request trace; other names users' files have for them.
 COLUMNS = {
     "input_tokens": ("input_tokens", "input_toks", "prompt_tokens", "ContextTokens", "input_length"),
@@ -30,7 +32,9 @@ class Requests:
         return len(self.arrival_s)
 
     @classmethod
-    def of(cls, arrival_s, input_tokens, output_tokens, cached_tokens=0, priority=0) -> "Requests":
+    def of(
+        cls, arrival_s: Array, input_tokens: Array, output_tokens: Array, cached_tokens: Array = 0, priority: Array = 0
+    ) -> "Requests":
         """Requests from arrays or numbers that broadcast; sorted by arrival. `ValueError` names the first bad request."""
         arrays = np.broadcast_arrays(
             *(np.asarray(a, dtype=float) for a in (arrival_s, input_tokens, output_tokens, cached_tokens, priority))
@@ -85,7 +89,8 @@ def read_requests(path: str | Path) -> Requests:
         found[name] = frame[column] if column else 0.0
     values = {}
     for name, column in found.items():
-        values[name] = pd.to_numeric(column, errors="coerce").to_numpy() if isinstance(column, pd.Series) else column
+        given = isinstance(column, pd.Series)
+        values[name] = np.asarray(pd.to_numeric(column, errors="coerce"), dtype=float) if given else column
     arrivals = np.asarray(values["arrival_s"], dtype=float)
     if arrivals.ndim and len(arrivals) == 0:
         raise ValueError(f"{path}: no requests")

@@ -16,6 +16,8 @@ from ridgeline.validate import serving_points, serving_runs
 from ridgeline.validate.report import Validation
 from serving.engines import engine_of, engines
 
+#: A pandas frame (its stubs do not know what selecting rows returns).
+Frame = Any
 SPLITS = ("none",)
 CALIBRATIONS = ("engine", "none")
 POINTS = "silicon_points.parquet"
@@ -29,7 +31,7 @@ def validate(data: Path, *, split: str = "none", calibration: str = "engine") ->
     calibrated = calibration == "engine"
     frames, messages = [], []
     if (folder / POINTS).is_file():
-        rows = serving_points.read_points(folder / POINTS)
+        rows: Frame = serving_points.read_points(folder / POINTS)
         frames.append(_points(rows, calibrated))
         clean = int(rows["clean"].astype(bool).sum())
         messages.append(f"{len(rows)} points of {POINTS}, {clean} of them clean ('mode' agg-clean)")
@@ -46,7 +48,7 @@ def validate(data: Path, *, split: str = "none", calibration: str = "engine") ->
     )
 
 
-def _points(rows: pd.DataFrame, calibrated: bool) -> pd.DataFrame:
+def _points(rows: Frame, calibrated: bool) -> Frame:
     first, each = serving_points.predict_points(rows, calibrated=calibrated)
     frames = []
     for metric, predicted in (("ttft", first), ("tpot", each)):
@@ -74,7 +76,7 @@ def _interval(predicted: np.ndarray, deviation: np.ndarray) -> dict[str, np.ndar
     return {"predicted": predicted, "lower": predicted / spread, "upper": predicted * spread}
 
 
-def _runs(runs: list[dict[str, Any]], requests: pd.DataFrame, tables: pd.DataFrame, calibrated: bool) -> pd.DataFrame:
+def _runs(runs: list[dict[str, Any]], requests: Frame, tables: Frame, calibrated: bool) -> Frame:
     frames = []
     for run in runs:
         rows = requests[requests["run"] == run["run"]].sort_values("queued_s")

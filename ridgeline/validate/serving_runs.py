@@ -19,11 +19,13 @@ from serving.phase_law import PhaseLaw
 from serving.replay import Deployment, Served, replay
 from serving.requests import Requests
 
+#: A pandas frame (its stubs do not know what selecting rows returns).
+Frame = Any
 TABLES = "llmservingsim_kernel_tables_us.parquet"
 METRICS = {"ttft": "ttft_s", "tpot": "tpot_s", "e2e": "e2e_s"}
 
 
-def read_runs(folder: Path) -> tuple[list[dict[str, Any]], pd.DataFrame, pd.DataFrame] | None:
+def read_runs(folder: Path) -> tuple[list[dict[str, Any]], Frame, Frame] | None:
     """(runs, requests, layer tables) under `folder`, None where one of them is missing."""
     runs, requests = folder / "vllm_runs" / "runs.json", folder / "vllm_runs" / "requests.parquet"
     tables = folder / TABLES
@@ -36,7 +38,7 @@ def read_runs(folder: Path) -> tuple[list[dict[str, Any]], pd.DataFrame, pd.Data
     return listed, pd.read_parquet(requests), pd.read_parquet(tables)
 
 
-def run_law(run: dict[str, Any], tables: pd.DataFrame) -> PhaseLaw:
+def run_law(run: dict[str, Any], tables: Frame) -> PhaseLaw:
     """The law of a run from the measured layers; its link as the run's record describes it."""
     name = str(run["run"]).partition("/")[0]
     link = hardware.load(name).scale_up
@@ -51,7 +53,7 @@ def run_law(run: dict[str, Any], tables: pd.DataFrame) -> PhaseLaw:
     return measured_law(tables, name, str(run["model"]), Ranks(int(run["tensor_parallel_size"]), experts), link)
 
 
-def replay_run(run: dict[str, Any], rows: pd.DataFrame, law: PhaseLaw, *, calibrated: bool) -> Served:
+def replay_run(run: dict[str, Any], rows: Frame, law: PhaseLaw, *, calibrated: bool) -> Served:
     """The run replayed; prefix hits are the run's mean share of every prompt, whole blocks."""
     known = engine_of("vllm", str(run.get("vllm_version") or ""))
     engine = known.calibrated() if calibrated else known.engine
