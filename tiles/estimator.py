@@ -7,6 +7,7 @@ time is not.
 
 from collections.abc import Callable
 from difflib import get_close_matches
+from functools import cache
 
 from hardware.accelerator import Accelerator
 from roofline import KernelTime, kernel_time, operator_bound
@@ -16,8 +17,9 @@ from tiles.attention_constants import attention_constants
 from tiles.conv2d import conv2d_time
 from tiles.gemm import gemm_time
 from tiles.gemm_constants import gemm_constants
+from tiles.kernel_families import FamilySet, engine, shipped_sets
 from tiles.linear_attention import linear_attention_time
-from tiles.memory_bound import memory_bound_time
+from tiles.memory_bound import memory_bound_constants, memory_bound_kernel, memory_bound_time
 from tiles.paper_chip import completed, is_gpu
 from workloads.numeric import namespace
 from workloads.operators import (
@@ -74,9 +76,16 @@ def tile_estimator(stack: str = "vllm", *, rounding: Rounding = exact) -> Callab
             return gemm_time(gemm, chip, gemm_constants(chip, gemm, _gemm_stack(gemm, stack)), rounding)
         if isinstance(op, Conv2d):
             return conv2d_time(op, chip, stack=stack, rounding=rounding)
-        return memory_bound_time(op, chip, stack=stack, rounding=rounding)
+        captured = memory_bound_constants(memory_bound_kernel(op), chip, stack, graph_sets())[0]
+        return memory_bound_time(op, chip, captured, rounding=rounding)
 
     return time
+
+
+@cache
+def graph_sets() -> tuple[FamilySet, ...]:
+    """Memory-bound constants measured in captured graphs: those of eager PyTorch hold the host's dispatch (15-50 us)."""
+    return tuple(entry for entry in shipped_sets("memory_bound") if engine(entry.stack) != "torch")
 
 
 def _gemm_stack(op: Gemm, stack: str) -> str:
