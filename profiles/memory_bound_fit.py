@@ -127,6 +127,11 @@ def device(gpu: str) -> Accelerator:
     return chip.replace(memory=halves, cores=chip.cores / 2, matrix_flops_per_s=matrix, vector_flops_per_s=vector)
 
 
+def free_constants(kernel: str, *, eager: bool) -> tuple[str, ...]:
+    """The constants of `kernel` that measurements of eager calls, or of replayed graphs, can speak about."""
+    return FREE.get(kernel, _EAGER_MAP if eager else _REPLAYED)
+
+
 def fit_memory_bound(frame: Any, *, data: str, date: str, most: int = 1200) -> list[FamilySet]:
     """Pooled and per-architecture sets of every (kernel, engine) in `frame` (see `points_of` for `most`)."""
     groups: dict[tuple[str, str], list[tuple[str, Points]]] = {}
@@ -135,7 +140,7 @@ def fit_memory_bound(frame: Any, *, data: str, date: str, most: int = 1200) -> l
         groups.setdefault((kernel, name), []).append((stack, points))
     sets = []
     for (kernel, stack), members in sorted(groups.items()):
-        names = FREE.get(kernel, _EAGER_MAP if stack == "torch-eager" else _REPLAYED)
+        names = free_constants(kernel, eager=stack == "torch-eager")
         start = {name: BOUNDS[name][0] for name in names}
         pooled = _fit(kernel, stack, ANY, [p for _, p in members], start, None, data, date)
         sets.append(pooled)
