@@ -84,7 +84,7 @@ def read_calibrated(path: str | Path) -> Calibrated:
     try:
         for entry in table.get("gemm", []):
             constants_from(entry)
-        families = {model: tuple(family_sets(table.get(model, []), path.name)) for model in FAMILIES}
+        families = {model: tuple(family_sets(table.get(model, []), f"{path.name}: {model}")) for model in FAMILIES}
         attention = family_from_dict(table["attention"], where=path.name) if "attention" in table else None
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: a set lacks or misuses a field: {error}") from None

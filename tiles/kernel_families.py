@@ -98,7 +98,7 @@ def shipped_sets(model: str) -> tuple[FamilySet, ...]:
 def read_sets(path: Path) -> list[FamilySet]:
     """The sets of one TOML file; `ValueError` naming file and field for an unknown key."""
     with path.open("rb") as file:
-        return family_sets(tomllib.load(file).get("set", []), path.name)
+        return family_sets(tomllib.load(file).get("set", []), f"{path.name}: set")
 
 
 def family_sets(tables: Sequence[Mapping[str, Any]], where: str) -> list[FamilySet]:
@@ -107,7 +107,7 @@ def family_sets(tables: Sequence[Mapping[str, Any]], where: str) -> list[FamilyS
     for i, table in enumerate(tables):
         for key in table:
             if key not in known:
-                raise ValueError(f"{where}: set[{i}].{key}: unknown field (known: {', '.join(sorted(known))})")
+                raise ValueError(f"{where}[{i}].{key}: unknown field (known: {', '.join(sorted(known))})")
     found = []
     for table in tables:
         fields: dict[str, Any] = {**table, "chips": tuple(table.get("chips", ()))}
