@@ -3,8 +3,8 @@ permute, activation and unpermute kernels."""
 
 from collections.abc import Sequence
 
-import jax
 import numpy as np
+from jax.core import Tracer
 from jax.scipy.special import gammainc as jax_gammainc
 from scipy.special import gammainc as scipy_gammainc
 
@@ -60,7 +60,7 @@ def routed_load(op: GroupedGemm) -> ExpertLoad:
     `ValueError` if the local experts do not divide the experts.
     """
     xp = namespace(op)
-    if not isinstance(op.power_law, jax.core.Tracer) and not np.any(np.asarray(op.power_law)):
+    if not isinstance(op.power_law, Tracer) and not np.any(np.asarray(op.power_law)):
         return _random_load(op)
     experts, local = np.broadcast_arrays(np.asarray(op.experts, int), np.asarray(op.local_experts, int))
     tokens, top_k, exponent = op.tokens, op.top_k, op.power_law
