@@ -32,7 +32,7 @@ from tiles.kernel_families import Chosen, FamilySet, shipped_sets
 from tiles.memory_bound import constants_with, memory_bound_constants, memory_bound_time
 from tiles.moe import moe_constants, moe_constants_with, moe_time
 
-COLUMNS: Mapping[str, Mapping[str, str]] = {
+COLUMNS: dict[str, Any] = {
     "memory_bound": dict.fromkeys(("gpu", "dtype", "op", "model", "sw_version"), TEXT)
     | dict.fromkeys(("rows", "cols", "latency_us"), NUMBER),
     "moe": dict.fromkeys(("gpu", "dtype", "distribution", "kernel_source", "sw_version"), TEXT)
