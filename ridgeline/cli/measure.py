@@ -26,6 +26,8 @@ def measure(
     from profiles.store import Store
 
     wanted = read_plan(plan)
+    if store.exists() and not store.is_dir():
+        raise ValueError(f"--store: {store} is a file; expected a folder")
     chosen = _backend(backend, place, device, flush)
     console = Console(stderr=True)
     kept = Store(store, devices=[chosen.device])
