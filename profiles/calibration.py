@@ -1,9 +1,10 @@
 """Calibrating one chip and software stack from a folder of measured kernel tables: constants as TOML text and an
 error report.
 
-Every operator family is calibrated by its own module; here rows are chosen (all, or a few points drawn reproducibly)
-and the errors are taken on the rows that were *not* fitted to. With few points the shipped constants of the nearest
-chip are the prior, and the reported error is widened rather than the calibration refused.
+Every operator family is calibrated by its own adapter (`calibration_gemm`, `calibration_families`,
+`calibration_attention`); what they share is here: which rows belong to the chip and stack, which are refused and why,
+which are fitted to, and that the error is taken on rows that were *not* fitted to. With few points the nearest shipped
+constants are the prior, and the expected error is widened rather than the calibration refused.
 """
 
 import datetime
@@ -18,12 +19,29 @@ import numpy as np
 import hardware
 from hardware.accelerator import Accelerator
 from hardware.paths import nearest
-from profiles.fit import ErrorFigures, error_figures
+from profiles.constants_text import toml_text
+from profiles.fit import ErrorFigures
+from tiles.calibrated import FORMAT
 
-#: Fewer points than this per number format are too few to speak about every constant.
+#: Fewer points than this per set are too few to speak about every constant.
 FEW_POINTS = 16
-#: Most held-out rows the error is taken on.
-MOST_SCORED = 4000
+#: Up to this many points the nearest shipped constants hold the fit as a prior.
+PRIOR_POINTS = 200
+#: Most rows a set is fitted to (more move no constant by more than its error), and most held-out rows it is scored on.
+MOST_FITTED, MOST_SCORED = 2000, 4000
+#: Held-out rows that are enough to take the expected error from, and the widest expected error (in the logarithm).
+ENOUGH_HELD_OUT, WIDEST = 30, 0.5
+#: A table this many times faster or slower than the nearest shipped constants predict has a wrong unit.
+UNIT_RATIO = 50.0
+
+#: Operator families: the tables that hold them (the first is needed), and the module that calibrates them.
+FAMILIES: dict[str, tuple[tuple[str, ...], str]] = {
+    "gemm": (("gemm",), "profiles.calibration_gemm"),
+    "attention": (("attention_generation", "attention_context", "mla"), "profiles.calibration_attention"),
+    "memory_bound": (("elementwise_norm_softmax",), "profiles.calibration_families"),
+    "moe": (("moe",), "profiles.calibration_families"),
+    "conv2d": (("conv2d",), "profiles.calibration_families"),
+}
 
 
 class CalibrationRow(NamedTuple):
@@ -43,165 +61,199 @@ class CalibrationRow(NamedTuple):
 
 
 class Calibration(NamedTuple):
-    """Constants as TOML `text` for `device` and `stack`, one report row per set."""
+    """Constants as TOML `text` for `device` and `stack`, one report row per set, and what was left out and why."""
 
-    op: str
     device: str
     stack: str
     text: str
     rows: tuple[CalibrationRow, ...]
+    messages: tuple[str, ...]
+
+
+class Request(NamedTuple):
+    """What an adapter gets: where the data are, for whom, how many points, and where to report progress.
+
+    `progress(label)` is called before each set.
+    """
+
+    paths: tuple[Path, ...]
+    op: str
+    chip: Accelerator
+    stack: str
+    points: int | None
+    seed: int
+    progress: Callable[[str], None]
+    messages: list[str]
+
+
+class Found(NamedTuple):
+    """What an adapter returns: the tables of its model in the constants file, and the report."""
+
+    tables: Any
+    rows: list[CalibrationRow]
 
 
 def calibrate(
     data: Path,
     gpu: str,
     stack: str,
-    op: str = "gemm",
+    op: str = "all",
     *,
     points: int | None = None,
     seed: int = 0,
     progress: Callable[[str], None] | None = None,
 ) -> Calibration:
-    """Constants of family `op` for `gpu` under `stack`, from the tables in `data` (its kernels/ folder or that
-    folder itself).
+    """Constants of family `op` ("all": every family with rows) for `gpu` under `stack`, from the tables in `data` (its
+    kernels/ folder or that folder itself).
 
-    `points`: fit to this many rows per number format only (few-shot). `ValueError` for an unknown family, a missing
-    table, a chip or stack without rows (naming those there are).
+    `points`: fit to this many rows per set only (few-shot). `ValueError` for an unknown family, a missing table, a
+    chip or stack without rows (naming those there are), and a table in a wrong unit.
     """
-    if op not in FAMILIES:
-        raise ValueError(f"unknown operator family {op!r}{nearest(op, FAMILIES)} (known: {', '.join(FAMILIES)})")
+    known = ("all", *FAMILIES)
+    if op not in known:
+        raise ValueError(f"unknown operator family {op!r}{nearest(op, known)} (known: {', '.join(known)})")
     if points is not None and points < 1:
         raise ValueError(f"points: {points}; expected at least 1")
-    table, run = FAMILIES[op]
     folder = data / "kernels" if (data / "kernels").is_dir() else data
-    path = folder / f"{table}.parquet"
-    if not path.is_file():
-        raise ValueError(f"{folder}: no {path.name}, which calibrating {op} needs")
     chip = hardware.load(gpu)
-    text, rows = run(path, chip, stack, points, seed, progress or (lambda _: None))
-    return Calibration(op, chip.name, stack, text, tuple(rows))
+    tables: dict[str, Any] = {}
+    report: list[CalibrationRow] = []
+    messages: list[str] = []
+    hashes: dict[str, str] = {}
+    for name, (stems, module) in FAMILIES.items():
+        if op not in ("all", name):
+            continue
+        found = [folder / f"{stem}{suffix}" for stem in stems for suffix in (".parquet", ".csv")]
+        paths = tuple(path for path in found if path.is_file())
+        if not paths:
+            messages.append(f"{name}: no {' or '.join(stems)} table in {folder}")
+            continue
+        hashes |= {path.name: file_hash(path) for path in paths}
+        request = Request(paths, name, chip, stack, points, seed, progress or (lambda _: None), messages)
+        try:
+            result: Found = importlib.import_module(module).calibrated(request)
+        except NoRows as error:
+            messages.append(f"{name}: {error}")
+            continue
+        tables[name] = result.tables
+        report += [row._replace(label=f"{name} {row.label}") for row in result.rows]
+    if not tables:
+        raise ValueError("nothing to calibrate: " + "; ".join(messages))
+    head = {"format": FORMAT, "device": chip.name, "stack": stack, "date": today(), "data": hashes}
+    text = (
+        f"# Constants of {chip.name} under {stack}, by ridgeline calibrate. Use: ridgeline predict --constants FILE\n"
+    )
+    return Calibration(
+        chip.name,
+        stack,
+        text + toml_text({**head, "report": [as_table(row) for row in report], **tables}),
+        tuple(report),
+        tuple(messages),
+    )
 
 
-Fitted = tuple[str, list[CalibrationRow]]
+class NoRows(ValueError):
+    """A family has no row of the chip and stack; the message says which there are."""
 
 
-def _gemm(
-    path: Path, chip: Accelerator, stack: str, points: int | None, seed: int, progress: Callable[[str], None]
-) -> Fitted:
-    fitting, calibration = _modules("profiles.gemm_fit", "profiles.gemm_calibration")
-    gemm, constants_of = _modules("tiles.gemm", "tiles.gemm_constants")
-    frame, _ = fitting.read_gemm(path)
-    frame = _rows_of(frame, chip, stack, "stack", path)
-    results, report = [], []
-    for label, rows in frame.groupby("dtype", sort=True):
-        progress(f"gemm {label}: {len(rows)} rows")
-        chosen, held = _split(rows, points, seed)
-        sample = fitting.points(chosen, chip, str(label))
-        recipe = fitting.recipe_of(constants_of.constants_architecture(chip), str(label), stack)
-        if points is None:
-            constants, fit = fitting.fit_gemm([sample], recipe)
-        else:
-            others = [s for s in constants_of.shipped_sets() if chip.name not in s["chips"]]
-            prior = constants_of.gemm_constants(chip, sample.op, stack, others)
-            constants, fit = fitting.few_shot(sample, recipe, prior)
-        scored = None
-        if len(held):
-            rest = fitting.points(held, chip, str(label))
-            times = gemm.gemm_time(rest.op, chip, constants, weight_copies=rest.weight_copies).total_s
-            scored = error_figures(times, rest.measured_s)
-        report.append(_report(str(label), len(chosen), fit.errors, scored, fit.log_sigma))
-        name = constants_of.gemm_format(sample.op)
-        architecture = constants_of.constants_architecture(chip)
-        results.append(
-            calibration.GroupFit(architecture, name, stack, (chip.name,), constants, fit, len(chosen))
-        )  # fmt: skip
-    return calibration.to_toml(results, date=_today(), data_sha256=_hash(path)), report
+def own_rows(frame: Any, request: Request, name: str, columns: tuple[str, ...] = ("sw_version",)) -> Any:
+    """The usable rows of `frame` that belong to the chip and stack: `stack` may be any of `columns`.
 
-
-def _family(module: str, fit: str) -> Callable[..., Fitted]:
-    def run(
-        path: Path, chip: Accelerator, stack: str, points: int | None, seed: int, progress: Callable[[str], None]
-    ) -> Fitted:
-        import tempfile
-
-        fitting, families = _modules(module, "profiles.family_fit")
-        frame = _rows_of(_read(path), chip, stack, "sw_version", path)
-        frame = fitting.with_loads(frame) if hasattr(fitting, "with_loads") else frame
-        progress(f"{path.stem}: {len(frame)} rows")
-        most = {} if points is None else {"most": points}
-        sets = getattr(fitting, fit)(frame, data=_hash(path), date=_today(), **most)
-        own = [s for s in sets if s.architecture != "any"] or list(sets)
-        with tempfile.TemporaryDirectory() as folder:
-            target = Path(folder) / "sets.toml"
-            families.write_sets(target, own, f"Constants of {chip.name} under {stack}.")
-            text = target.read_text("utf-8")
-        report = []
-        for s in own:
-            nan = float("nan")
-            report.append(_report(s.kernel, s.n, ErrorFigures(s.n, s.mape, s.median_ape, nan, nan), None, s.log_sigma))
-        return text, report
-
-    return run
-
-
-#: Operator families: the table each needs in the data folder, and how it is calibrated.
-FAMILIES: dict[str, tuple[str, Callable[..., Fitted]]] = {
-    "gemm": ("gemm", _gemm),
-    "memory_bound": ("elementwise_norm_softmax", _family("profiles.memory_bound_fit", "fit_memory_bound")),
-    "moe": ("moe", _family("profiles.moe_fit", "fit_moe")),
-}
-
-
-def _report(label: str, points: int, fitted: ErrorFigures, held: ErrorFigures | None, sigma: float) -> CalibrationRow:
-    if points >= FEW_POINTS:
-        return CalibrationRow(label, points, fitted, held, sigma)
-    wider = max(sigma, 0.1) * float(np.sqrt(FEW_POINTS / points))
-    return CalibrationRow(label, points, fitted, held, wider, f"only {points} points: error widened")
-
-
-def _rows_of(frame: Any, chip: Accelerator, stack: str, column: str, path: Path) -> Any:
-    names = {gpu: _name(gpu) for gpu in frame["gpu"].astype(str).unique()}
-    own = frame[frame["gpu"].astype(str).map(names) == chip.name]
+    Rows without a positive finite latency and exact repetitions are left out and counted in the messages.
+    """
+    names = {gpu: _chip_name(str(gpu)) for gpu in frame["gpu"].unique()}
+    own = frame[frame["gpu"].map(names) == request.chip.name]
     if not len(own):
-        known = sorted({name for name in names.values() if name})
-        raise ValueError(f"{path.name}: no row of {chip.name} (has: {', '.join(known)})")
-    found = own[own[column].astype(str) == stack]
-    if not len(found):
-        stacks = sorted(own[column].astype(str).unique())
-        raise ValueError(f"{path.name}: no row of stack {stack!r}{nearest(stack, stacks)} (has: {', '.join(stacks)})")
-    return found
+        known = sorted({n for n in names.values() if n}) or sorted(map(str, names))
+        raise NoRows(f"{name}: no row of {request.chip.name} (has: {', '.join(known) or 'no row at all'})")
+    matches = np.any([own[column].to_numpy() == request.stack for column in columns], axis=0)
+    if not matches.any():
+        stacks = sorted(own[columns[-1]].unique())
+        hint = nearest(request.stack, stacks)
+        raise NoRows(f"{name}: no row of stack {request.stack!r}{hint} (has: {', '.join(stacks)})")
+    found = own[matches]
+    latency = found["latency_us"].to_numpy(float)
+    good = np.isfinite(latency) & (latency > 0.0)
+    if not good.all():
+        request.messages.append(
+            f"{name}: {int((~good).sum())} of {len(found)} rows refused, latency not positive and finite"
+        )
+    repeated = found.duplicated().to_numpy() & good
+    if repeated.any():
+        request.messages.append(f"{name}: {int(repeated.sum())} of {len(found)} rows repeat another exactly, left out")
+    kept = found[good & ~repeated]
+    if not len(kept):
+        raise NoRows(f"{name}: no usable row of {request.chip.name} under {request.stack} ({len(found)} refused)")
+    return kept
 
 
-def _name(gpu: str) -> str:
+def split_rows(rows: Any, request: Request) -> tuple[Any, Any]:
+    """Rows to fit to and rows to score on, disjoint: the points asked for, or at most `MOST_FITTED`."""
+    wanted = MOST_FITTED if request.points is None else request.points
+    if wanted >= len(rows):
+        return rows, rows.iloc[:0]
+    chosen = rows.sample(wanted, random_state=request.seed)
+    rest = rows.drop(chosen.index)
+    return chosen, rest.sample(min(MOST_SCORED, len(rest)), random_state=request.seed)
+
+
+def check_unit(name: str, predicted_s: Any, measured_s: Any) -> None:
+    """`ValueError` if measurements are, in the median, absurdly far from what the nearest constants predict."""
+    ratio = np.asarray(measured_s, float) / np.asarray(predicted_s, float)
+    if not np.isfinite(ratio).any():
+        return
+    middle = float(np.median(ratio[np.isfinite(ratio)]))
+    if not 1.0 / UNIT_RATIO < middle < UNIT_RATIO:
+        way = f"{middle:.3g} times slower" if middle > 1.0 else f"{1.0 / middle:.3g} times faster"
+        raise ValueError(
+            f"{name}: latency_us: {way} than the nearest known kernels in the median of {len(ratio)} rows; "
+            "expected microseconds"
+        )
+
+
+def report_row(
+    label: str,
+    points: int,
+    fitted: ErrorFigures,
+    held: ErrorFigures | None,
+    sigma: float,
+    prior: str = "",
+) -> CalibrationRow:
+    """A row of the report. The expected error is that of the held-out rows where there are enough; else that of the fit,
+    at most `WIDEST` (a prior bounds what few points leave open). It is wider where points are few."""
+    if held is not None and held.n >= ENOUGH_HELD_OUT:
+        # A normal error of deviation s has a median magnitude of 0.674 s and a mean one of 0.798 s.
+        sigma = 0.5 * (held.median_ape / 0.674 + held.mape / 0.798)
+    sigma = min(sigma, WIDEST)
+    notes = [f"prior: {prior}"] if prior else []
+    if points < FEW_POINTS:
+        sigma = max(sigma, 0.1) * float(np.sqrt(FEW_POINTS / points))
+        notes.insert(0, f"only {points} points: error widened")
+    return CalibrationRow(label, points, fitted, held if held is not None and held.n else None, sigma, "; ".join(notes))
+
+
+def as_table(row: CalibrationRow) -> dict[str, Any]:
+    """A report row as it is written beside the constants; errors as fractions."""
+    table = {"set": row.label, "points": row.points, "mape": row.fitted.mape, "median_ape": row.fitted.median_ape}
+    if row.held_out is not None:
+        held = row.held_out
+        table |= {"held_out": held.n, "held_out_mape": held.mape, "held_out_median_ape": held.median_ape}
+        table |= {"held_out_bias": held.bias}
+    return table | {"log_sigma": row.log_sigma, "warning": row.warning}
+
+
+def file_hash(path: Path) -> str:
+    """First 16 hexadecimal digits of the SHA-256 of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+
+def today() -> str:
+    """The date, ISO."""
+    return datetime.date.today().isoformat()
+
+
+def _chip_name(gpu: str) -> str:
     try:
         return hardware.load(gpu).name
     except ValueError:
         return ""
-
-
-def _split(rows: Any, points: int | None, seed: int) -> tuple[Any, Any]:
-    """Rows to fit to and rows to score on: disjoint; without `points` all are fitted to."""
-    if points is None or points >= len(rows):
-        return rows, rows.iloc[:0]
-    chosen = rows.sample(points, random_state=seed)
-    rest = rows.drop(chosen.index)
-    return chosen, rest.sample(min(MOST_SCORED, len(rest)), random_state=seed)
-
-
-def _read(path: Path) -> Any:
-    import pandas as pd
-
-    frame: Any = pd.read_parquet(path)
-    return frame[frame["latency_us"] > 0.0].reset_index(drop=True)
-
-
-def _modules(*names: str) -> tuple[Any, ...]:
-    return tuple(importlib.import_module(name) for name in names)
-
-
-def _hash(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _today() -> str:
-    return datetime.date.today().isoformat()

@@ -23,14 +23,22 @@ DTYPES = {
 }  # fmt: skip
 FLUSH_BYTES = 256 << 20
 WARM_UP = 3
+#: Releases from 2.5 on take grouped heads as they are.
+GROUPS_HEADS = tuple(int(n) for n in torch.__version__.split(".")[:2]) >= (2, 5)
+#: Where operators may run.
+PLACES = ("auto", "cpu", "cuda")
 
 
 class TorchBackend:
     """Runs operators with PyTorch on the first GPU, or on the processor. `device`: name in the store where it is not
-    recognised."""
+    recognised. `place`: cuda, cpu, or auto (a GPU if there is one); `ValueError` for a GPU that is not there."""
 
-    def __init__(self, device: str = "", *, flush: bool = True) -> None:
-        self.gpu = torch.cuda.is_available()
+    def __init__(self, device: str = "", *, flush: bool = True, place: str = "auto") -> None:
+        if place not in PLACES:
+            raise ValueError(f"place: {place!r}; expected one of {', '.join(PLACES)}")
+        self.gpu = place != "cpu" and torch.cuda.is_available()
+        if place == "cuda" and not self.gpu:
+            raise ValueError("place: PyTorch finds no GPU here; expected one for 'cuda'")
         self._place = torch.device("cuda" if self.gpu else "cpu")
         self.device = device or (_catalogue_name(torch.cuda.get_device_name()) if self.gpu else HOST)
         where = f"cu{torch.version.cuda}" if self.gpu else "cpu"
@@ -100,6 +108,7 @@ class _Torch:
 
     def __init__(self, place: Any) -> None:
         self.place = place
+        self._seen: dict[tuple[int, int], Any] = {}
 
     def _dtype(self, name: str) -> Any:
         found = getattr(torch, DTYPES.get(name, ""), None)
@@ -120,8 +129,12 @@ class _Torch:
     def matmul(self, a: Any, b: Any, out: str) -> Any:
         if a.element_size() > 1:
             return torch.matmul(a, b).to(self._dtype(out))
-        if not hasattr(torch, "_scaled_mm") or a.dim() != 2 or self.place.type != "cuda":
-            raise Unsupported("no 8-bit product here")
+        if a.dim() != 2:
+            raise Unsupported("no batched 8-bit product")
+        if a.dtype == torch.int8:
+            return torch._int_mm(a, b).to(self._dtype(out))
+        if not hasattr(torch, "_scaled_mm"):
+            raise Unsupported("this PyTorch has no 8-bit product")
         one = torch.ones((), device=self.place)
         return torch._scaled_mm(a, b.t().contiguous().t(), scale_a=one, scale_b=one, out_dtype=self._dtype(out))
 
@@ -135,13 +148,25 @@ class _Torch:
         return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + 1e-6)).to(x.dtype) * weight
 
     def attention(self, q: Any, k: Any, v: Any, causal: bool) -> Any:
-        if causal and q.shape[1] != k.shape[1]:
-            raise Unsupported("no causal attention behind a prefix")
-        heads = q.shape[2] // k.shape[2]
+        groups = q.shape[2] // k.shape[2]
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))
-        if heads > 1:
-            k, v = (x.repeat_interleave(heads, 1) for x in (k, v))
-        return torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=causal)
+        prefix = k.shape[2] > q.shape[2]
+        options = (
+            {"attn_mask": self._after_prefix(q.shape[2], k.shape[2])} if causal and prefix else {"is_causal": causal}
+        )
+        # Kernels that share a kv head among its query heads read it once; older releases need copies.
+        if groups > 1 and GROUPS_HEADS:
+            options["enable_gqa"] = True
+        elif groups > 1:
+            k, v = (x.repeat_interleave(groups, 1) for x in (k, v))
+        return torch.nn.functional.scaled_dot_product_attention(q, k, v, **options)
+
+    def _after_prefix(self, queries: int, keys: int) -> Any:
+        """Which keys each query of a chunk behind a prefix sees; kept, so that no run pays for it."""
+        if (queries, keys) not in self._seen:
+            every = torch.ones(queries, keys, dtype=torch.bool, device=self.place)
+            self._seen[queries, keys] = every.tril(keys - queries)
+        return self._seen[queries, keys]
 
     def conv2d(self, x: Any, w: Any, stride: int, padding: int, dilation: int, groups: int) -> Any:
         return torch.nn.functional.conv2d(x, w, None, stride, padding, dilation, groups)

@@ -127,6 +127,11 @@ def device(gpu: str) -> Accelerator:
     return chip.replace(memory=halves, cores=chip.cores / 2, matrix_flops_per_s=matrix, vector_flops_per_s=vector)
 
 
+def free_constants(kernel: str, *, eager: bool) -> tuple[str, ...]:
+    """The constants of `kernel` that measurements of eager calls, or of replayed graphs, can speak about."""
+    return FREE.get(kernel, _EAGER_MAP if eager else _REPLAYED)
+
+
 def fit_memory_bound(frame: Any, *, data: str, date: str, most: int = 1200) -> list[FamilySet]:
     """Pooled and per-architecture sets of every (kernel, engine) in `frame` (see `points_of` for `most`)."""
     return fit_points(points_of(frame, most), data=data, date=date)
@@ -143,7 +148,7 @@ def fit_points(
         groups.setdefault((kernel, name), []).append((stack, points))
     sets = []
     for (kernel, stack), members in sorted(groups.items()):
-        names = free or FREE.get(kernel, _EAGER_MAP if stack == "torch-eager" else _REPLAYED)
+        names = free or free_constants(kernel, eager=stack == "torch-eager")
         start = {name: BOUNDS[name][0] for name in names}
         pooled = _fit(kernel, stack, ANY, [p for _, p in members], start, None, data, date)
         sets.append(pooled)

@@ -26,7 +26,7 @@ HOST = "host"
 SHORTEST_S, LONGEST_S = 1e-8, 1e4
 #: The median measurement of a table is between these multiples of the chip's roofline plus 1 us (fast side) or 20 us
 #: (slow).
-LEAST_RATIO, MOST_RATIO, CHECKED_ROWS = 0.02, 500.0, 2000
+LEAST_RATIO, MOST_RATIO, CHECKED_ROWS = 0.02, 100.0, 2000
 
 REFUSED_COLUMNS = ("row", "column", "value", "reason")
 

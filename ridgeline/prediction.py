@@ -19,7 +19,7 @@ import hardware
 import workloads
 from hardware import Accelerator
 from roofline import Estimator, PhaseTime, Reason, operator_bound, phase_time
-from tiles import completed, gemm_constants, is_gpu, tile_estimator
+from tiles import Calibrated, completed, is_gpu, read_calibrated, tile_estimator
 from workloads import Batch, Gemm, OperatorTable, Parallelism, TransformerModel
 from workloads.dtypes import canonical_dtype
 from workloads.numeric import Array, namespace
@@ -107,7 +107,8 @@ def predict(
     input_tokens: Array = 1024,
     output_tokens: Array = 256,
     estimator: str = "tiles",
-    stack: str = "vllm",
+    stack: str | None = None,
+    constants: str | Path | None = None,
 ) -> Prediction:
     """Predict prefill and decode of `model` (name, folder, `config.json`, or a model object) on chip `on`.
 
@@ -116,6 +117,8 @@ def predict(
     arrays and broadcast: a sweep is one call.
 
     `estimator`: "tiles" (kernels as `stack`, one of `tiles.STACKS`, schedules them) or "roofline" (bounds).
+    `stack` defaults to that of `constants`, else "vllm". `constants`: a file written by `ridgeline calibrate`, whose sets come
+    before the shipped ones.
 
     Raises `ValueError` for unknown names and for sizes that are not positive. A point that cannot be computed (a degree that
     does not divide, memory that does not suffice, a format the chip has no rate for) is NaN, with its `reason`; see
@@ -130,7 +133,10 @@ def predict(
                 raise ValueError(f"dtype: {error}") from None
         spec = spec.with_quantisation(dtype)
     chip = hardware.load(on)
-    kernels = kernel_estimator(estimator, stack)
+    calibrated = None if constants is None else read_calibrated(constants)
+    if stack is None:
+        stack = calibrated.stack if calibrated is not None and calibrated.stack else "vllm"
+    kernels = kernel_estimator(estimator, stack, calibrated)
     sizes = {"batch": batch, "input_tokens": input_tokens, "output_tokens": output_tokens}
     if kv_dtype:
         try:
@@ -209,7 +215,7 @@ def predict(
         fits=fits,
         reason=reason,
         estimator=f"tiles ({stack})" if estimator == "tiles" and is_gpu(chip) else "roofline",
-        notes=_notes(spec, chip, parallelism, input_tokens, output_tokens, estimator, stack),
+        notes=_notes(spec, chip, parallelism, input_tokens, output_tokens, estimator, stack, calibrated),
     )
 
 
@@ -221,6 +227,7 @@ def _notes(
     output_tokens: Array,
     estimator: str,
     stack: str,
+    calibrated: Calibrated | None,
 ) -> tuple[str, ...]:
     """What a reader of the numbers must know."""
     notes = []
@@ -233,7 +240,11 @@ def _notes(
         added = [path for path, _, _ in completed(chip).provenance if path not in known]
         if added:
             notes.append(f"assumed, because the chip's description lacks them: {', '.join(added)}")
-        if chip.name and gemm_constants(chip, Gemm(m=1, n=1, k=1, dtype=spec.dtype), stack).kind != "fitted":
+        own = Calibrated() if calibrated is None else calibrated
+        if calibrated is not None:
+            notes.append(f"constants of {own.source}, calibrated on {own.device} under {own.stack}")
+        kind = own.gemm_constants(chip, Gemm(m=1, n=1, k=1, dtype=spec.dtype), stack).kind
+        if chip.name and kind not in ("fitted", "few-shot"):
             notes.append(f"uncalibrated: no kernel of {chip.name} was measured, constants come from related chips")
     longest = getattr(spec, "max_context_tokens", 0)
     asked = float(np.max(np.asarray(input_tokens) + np.asarray(output_tokens)))
@@ -252,10 +263,11 @@ def _notes(
     return tuple(notes)
 
 
-def kernel_estimator(name: str, stack: str = "vllm") -> Estimator:
-    """The estimator called `name` ("tiles" or "roofline"); `stack` is the software whose kernels "tiles" predicts."""
+def kernel_estimator(name: str, stack: str = "vllm", calibrated: Calibrated | None = None) -> Estimator:
+    """The estimator called `name` ("tiles" or "roofline"); `stack` is the software whose kernels "tiles" predicts, with the
+    constants of `calibrated` before the shipped ones."""
     if name == "tiles":
-        return tile_estimator(stack)
+        return tile_estimator(stack, calibrated=calibrated)
     if name == "roofline":
         return operator_bound
     near = get_close_matches(str(name), ESTIMATORS, n=1)

@@ -6,6 +6,7 @@ into models.
 
 from tiles.attention import attention_time, decode_attention_time, explain_attention, prefill_attention_time
 from tiles.attention_constants import AttentionConstants, attention_constants
+from tiles.calibrated import Calibrated, read_calibrated
 from tiles.candidates import FAMILIES, Candidates, family
 from tiles.conv2d import conv2d_time
 from tiles.estimator import STACKS, tile_estimator
@@ -24,6 +25,7 @@ __all__ = [
     "FAMILIES",
     "STACKS",
     "AttentionConstants",
+    "Calibrated",
     "Candidates",
     "GemmBreakdown",
     "GemmConstants",
@@ -48,6 +50,7 @@ __all__ = [
     "memory_boundedness",
     "moe_time",
     "prefill_attention_time",
+    "read_calibrated",
     "scaled_time",
     "tile_estimator",
     "tiled_time",

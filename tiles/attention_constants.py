@@ -89,11 +89,11 @@ def attention_constants(chip: Accelerator, stack: str = "vllm") -> AttentionCons
             if (architecture, name) in known:
                 family = load_family(architecture, name)
                 exact = architecture == own and name == wanted and chip.name in family.gpus
-                return _with_latent(replace(family, calibration="fitted" if exact else "transferred"))
-    return _with_latent(replace(load_family(GENERIC, GENERIC), calibration="datasheet"))
+                return with_latent(replace(family, calibration="fitted" if exact else "transferred"))
+    return with_latent(replace(load_family(GENERIC, GENERIC), calibration="datasheet"))
 
 
-def _with_latent(family: AttentionConstants) -> AttentionConstants:
+def with_latent(family: AttentionConstants) -> AttentionConstants:
     """`family` with a decode kernel for latent attention, taken from the one family measured with it if it has none.
 
     Without it, the many query heads on one latent head would be sent to a per-query-head kernel.
@@ -145,6 +145,7 @@ def family_from_dict(table: Mapping[str, Any], *, where: str = "attention consta
         stack=table["stack"],
         gpus=tuple(table.get("gpus", ())),
         log_sigma=sigma,
+        calibration=table.get("kind", "fitted"),
         source={key: table[key] for key in ("software", "date", "data") if key in table},
         **phases,
     )

@@ -5,27 +5,26 @@ it. Network operators take the collectives of `roofline`. Kernels are those of a
 time is not.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from difflib import get_close_matches
-from functools import cache
 
 from hardware.accelerator import Accelerator
 from roofline import KernelTime, kernel_time, operator_bound
 from roofline.relax import Rounding, exact
 from tiles.attention import attention_time
-from tiles.attention_constants import attention_constants
-from tiles.conv2d import conv2d_time
+from tiles.calibrated import Calibrated
+from tiles.conv2d import conv2d_constants, conv2d_time
 from tiles.gemm import gemm_time
-from tiles.gemm_constants import gemm_constants
-from tiles.kernel_families import FamilySet, engine, shipped_sets
+from tiles.grouped_gemm import expert_constants, grouped_gemm_time
+from tiles.kernel_families import FamilySet, engine
 from tiles.linear_attention import linear_attention_time
 from tiles.memory_bound import memory_bound_constants, memory_bound_kernel, memory_bound_time
 from tiles.paper_chip import completed, is_gpu
-from workloads.numeric import namespace
 from workloads.operators import (
     Attention,
     Collective,
     Conv2d,
+    Elementwise,
     Gemm,
     GroupedGemm,
     LinearAttention,
@@ -39,74 +38,72 @@ STACKS = ("vllm", "trtllm", "sglang")
 #: Formats whose measured GEMMs include the dynamic quantisation of their input; a separate `Quantise` in front of them costs
 #: nothing more.
 QUANTISED_IN_GEMM = ("fp8", "fp8_block", "nvfp4")
+#: Element-wise kernels of an expert layer, which are part of its fused kernels as measured.
+IN_EXPERTS = ("experts_silu_mul", "experts_activation", "combine")
 
 
-def tile_estimator(stack: str = "vllm", *, rounding: Rounding = exact) -> Callable[[Operator, Accelerator], KernelTime]:
+def tile_estimator(
+    stack: str = "vllm", *, rounding: Rounding = exact, calibrated: Calibrated | None = None
+) -> Callable[[Operator, Accelerator], KernelTime]:
     """The estimator of `stack`. Raises `ValueError` for an unknown one, with the nearest known name.
 
     Dynamic quantisation is part of the GEMM it feeds, as it was measured. Convolutions in 16 bits or less are implicit GEMMs
     with the chip's GEMM constants (measured convolutions are fp32 only). Chips that are no GPUs get their bound (`is_gpu`).
-    What a short chip description lacks is filled in (`tiles.paper_chip`). A grouped GEMM is taken as a batch of equal GEMMs,
-    one per expert hit: exact tiles for balanced routing, no straggling expert (see `moe_time` for the fused layer with its
-    load distribution).
+    What a short chip description lacks is filled in (`tiles.paper_chip`). Grouped GEMMs are halves of a fused expert layer
+    with its routing, permutation, activation and expert load (`grouped_gemm_time`).
+
+    `calibrated`: constants of one's own, taken before the shipped ones; its stack is known too.
     """
-    if stack not in STACKS:
+    own = Calibrated() if calibrated is None else calibrated
+    if engine(stack) not in (*STACKS, engine(own.stack)):
         near = get_close_matches(stack, STACKS, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"stack: unknown software stack {stack!r}{hint} (known: {', '.join(STACKS)})")
+
+    maps = _captured(own.sets("memory_bound"), engine(stack))
 
     def time(op: Operator, chip: Accelerator) -> KernelTime:
         if isinstance(op, (Collective, Transfer)):
             return operator_bound(op, chip)
         if isinstance(op, Quantise) and op.out_dtype in QUANTISED_IN_GEMM:
             return _nothing(op)
+        if isinstance(op, Elementwise) and op.name in IN_EXPERTS and is_gpu(chip):
+            return _nothing(op)
         if not is_gpu(chip):
             return operator_bound(op, chip)
         chip = completed(chip)
         if isinstance(op, GroupedGemm):
-            op = _batched(op)
+            constants = expert_constants(op, chip, stack, own.sets("moe"))[0]
+            return grouped_gemm_time(op, chip, constants, layer_share=0.5, rounding=rounding)
         if isinstance(op, Gemm):
-            return gemm_time(op, chip, gemm_constants(chip, op, _gemm_stack(op, stack)), rounding)
+            return gemm_time(op, chip, own.gemm_constants(chip, op, _gemm_stack(op, stack, own)), rounding)
         if isinstance(op, Attention):
-            return attention_time(op, chip, attention_constants(chip, stack), rounding=rounding)
+            return attention_time(op, chip, own.attention_constants(chip, stack), rounding=rounding)
         if isinstance(op, LinearAttention):
             return linear_attention_time(op, chip, rounding=rounding)
         if isinstance(op, Conv2d) and op.dtype != "fp32":
             gemm = _implicit_gemm(op)
-            return gemm_time(gemm, chip, gemm_constants(chip, gemm, _gemm_stack(gemm, stack)), rounding)
+            return gemm_time(gemm, chip, own.gemm_constants(chip, gemm, _gemm_stack(gemm, stack, own)), rounding)
         if isinstance(op, Conv2d):
-            return conv2d_time(op, chip, stack=stack, rounding=rounding)
-        captured = memory_bound_constants(memory_bound_kernel(op), chip, stack, graph_sets())[0]
-        return memory_bound_time(op, chip, captured, rounding=rounding)
+            return conv2d_time(op, chip, conv2d_constants(chip, stack, own.sets("conv2d"))[0], rounding=rounding)
+        kernel = memory_bound_constants(memory_bound_kernel(op), chip, stack, maps)[0]
+        return memory_bound_time(op, chip, kernel, rounding=rounding)
 
     return time
 
 
-@cache
-def graph_sets() -> tuple[FamilySet, ...]:
+def _captured(sets: Sequence[FamilySet], maker: str) -> tuple[FamilySet, ...]:
     """Memory-bound constants measured in captured graphs: those of eager PyTorch hold the host's dispatch (15-50 us)."""
-    return tuple(entry for entry in shipped_sets("memory_bound") if engine(entry.stack) != "torch")
+    return tuple(entry for entry in sets if maker == "torch" or engine(entry.stack) != "torch")
 
 
-def _gemm_stack(op: Gemm, stack: str) -> str:
-    """The stack whose GEMM constants stand for `stack`: recorded vLLM block-scaled fp8 products carry a floor of 55 us that
+def _gemm_stack(op: Gemm, stack: str, own: Calibrated) -> str:
+    """The stack whose GEMM constants stand for `stack` where none were calibrated.
+
+    Recorded vLLM block-scaled fp8 products carry a floor of 55 us that
     is the benchmark's, not the kernel's, so TensorRT-LLM's are taken there."""
-    return "trtllm" if stack == "vllm" and op.dtype == "fp8_block" else stack
-
-
-def _batched(op: GroupedGemm) -> Gemm:
-    """The experts that receive tokens as a batch of GEMMs over their mean number of rows."""
-    xp = namespace(op)
-    hit = xp.maximum(op.active_experts, 1e-9)
-    return Gemm(
-        m=op.rows / hit,
-        n=op.n,
-        k=op.k,
-        batch=hit,
-        dtype=op.dtype,
-        weight_dtype=op.weight_dtype,
-        out_dtype=op.out_dtype,
-    )
+    broken = engine(stack) == "vllm" and op.dtype == "fp8_block" and engine(own.stack) != "vllm"
+    return "trtllm" if broken else stack
 
 
 def _implicit_gemm(op: Conv2d) -> Gemm:

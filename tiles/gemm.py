@@ -237,33 +237,40 @@ def candidate_terms(s: _Setting, t: Candidates, c: GemmConstants, rounding: Roun
     passes = tiles / s.cores
     # Two small tiles share a core when there are enough of them; they hide each other's latency, not each other's work.
     resident = xp.where(area <= 128.0 * 128.0, 2.0, 1.0)
-    sharing = xp.minimum(resident, xp.maximum(passes, 1.0))
+    # One over the tiles that share a core, min(resident, max(passes, 1)): one division serves all splits of a tile.
+    alone = xp.maximum(1.0 / resident, xp.minimum(s.cores / grid * (1.0 / t.split), 1.0))
     matrix_s = landing.waves * depth * (2.0 * area * s.core_flop_s)
-    step_s = landing.waves * steps * s.step_s / sharing
+    step_s = landing.waves * steps * (s.step_s * alone)
     l2_bytes = tiles * depth * edge_bytes
     # Tiles rastered in a square read 2 sqrt(cores t_m t_n) rows per wave; beyond L2 each wave reads them from DRAM again.
     raster = passes * depth * (xp.sqrt(s.cores) * xp.sqrt(area) * (s.a_bytes + s.b_bytes))
     dram_bytes = s.cold_bytes + s.reload * xp.maximum(xp.minimum(raster, l2_bytes) - s.reload_rows_bytes, 0.0)
     l2_s = l2_bytes * s.l2_byte_s
     dram_s = dram_bytes * s.dram_byte_s
-    resources = (matrix_s, step_s, l2_s, dram_s, s.store_s + 0.0 * matrix_s, s.power_s + 0.0 * matrix_s)
+    # What is the same for every candidate comes first: a loop over candidates then works it out once.
+    resources = (s.power_s, s.store_s, dram_s, l2_s, step_s, matrix_s)
     longest = rounding.maximum(*resources) if rounding.mode == "smooth" else reduce(xp.maximum, resources)
     busy = longest + c.exposed * (sum(resources) - longest)
     # One over 1 or 2 is exact, so the ceil sees the quotient of a division.
     epilogue = rounding.ceil(passes * (1.0 / resident)) * (area * s.out_bytes * s.epilogue_byte_s)
-    partial_bytes = (t.split * 8.0) * (s.batch * s.m * s.n)
-    reduction = xp.where(t.split > 1.0, c.split_s + partial_bytes * s.l2_byte_s, 0.0)
+    partial_s = (t.split * 8.0) * (s.batch * s.m * s.n * s.l2_byte_s)
+    reduction = xp.where(t.split > 1.0, c.split_s + partial_s, 0.0)
     allowed = (s.m > t.m_above) & (s.m <= t.m_upto) & ((t.split <= 1.0) | (s.k >= 4.0 * step * t.split))
     total = busy + epilogue + reduction + xp.where(allowed, 0.0, _FORBIDDEN_S)
     return GemmTerms(
         total,
-        *resources,
+        matrix_s,
+        step_s,
+        l2_s,
+        dram_s,
+        s.store_s + 0.0 * matrix_s,
+        s.power_s + 0.0 * matrix_s,
         epilogue,
         reduction,
         tiles,
         landing.waves,
         landing.tail_fill,
-        sharing,
+        1.0 / alone,
         l2_bytes,
         dram_bytes,
         s.resident_bytes + 0.0 * tiles,

@@ -171,7 +171,7 @@ def gemm_constants(
             entry = _nearest_stack(found, stack)
             same = stack is None or _engine(stack) == _engine(entry["stack"])
             exact = chip.name in entry["chips"] and label == wanted and same and arch == architecture
-            constants = _constants(entry, "fitted" if exact else "transferred")
+            constants = _constants(entry, entry.get("kind", "fitted") if exact else "transferred")
             if arch == "any":
                 scale = ENERGY_SCALE.get(architecture, 0.5)
                 constants = replace(constants, flop_joules=constants.flop_joules * scale)
@@ -208,7 +208,7 @@ def _constants(entry: dict[str, Any], kind: str) -> GemmConstants:
     if unknown:
         raise ValueError(f"gemm constants {entry['architecture']}/{entry['format']}: unknown {sorted(unknown)}")
     label = f"{entry['architecture']} {entry['format']} {entry['stack']}, fitted {entry['date']} on {entry['n']} points"
-    widened = entry["log_sigma"] if kind == "fitted" else max(2.0 * entry["log_sigma"], 0.15)
+    widened = entry["log_sigma"] if kind in ("fitted", "few-shot") else max(2.0 * entry["log_sigma"], 0.15)
     return GemmConstants(**values, log_sigma=widened, candidates=entry["candidates"], kind=kind, source=label)
 
 

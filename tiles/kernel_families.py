@@ -24,7 +24,7 @@ class FamilySet:
     """Constants `values` of `kernel` under `stack` on `architecture` (`ANY`: pooled), fitted on `chips`.
 
     `n` points; `mape`, `median_ape`: on them, fractions; `log_sigma`: robust deviation of ln(measured / predicted);
-    `date` of the fit; `data`: SHA-256 prefix of the measured file.
+    `date` of the fit; `data`: SHA-256 prefix of the measured file; `kind`: fitted, or few-shot.
     """
 
     kernel: str
@@ -38,6 +38,7 @@ class FamilySet:
     log_sigma: float = 0.4
     date: str = ""
     data: str = ""
+    kind: str = "fitted"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +81,7 @@ def choose(
                         continue
                     same = architecture == own and name == kernel and (not wanted or maker == wanted)
                     exact = same and chip.name in entry.chips
-                    kind = "fitted" if exact else "datasheet" if architecture == ANY else "transferred"
+                    kind = entry.kind if exact else "datasheet" if architecture == ANY else "transferred"
                     sigma = entry.log_sigma if exact else max(2.0 * entry.log_sigma, 0.15)
                     label = f"{name}, {entry.stack}, {architecture}: fitted {entry.date} on {entry.n} points"
                     return Chosen(values=entry.values, kind=kind, log_sigma=sigma, source=label)
@@ -97,12 +98,16 @@ def shipped_sets(model: str) -> tuple[FamilySet, ...]:
 def read_sets(path: Path) -> list[FamilySet]:
     """The sets of one TOML file; `ValueError` naming file and field for an unknown key."""
     with path.open("rb") as file:
-        tables: list[dict[str, Any]] = tomllib.load(file).get("set", [])
+        return family_sets(tomllib.load(file).get("set", []), f"{path.name}: set")
+
+
+def family_sets(tables: Sequence[Mapping[str, Any]], where: str) -> list[FamilySet]:
+    """Sets from TOML tables of the file `where`; `ValueError` naming file and field for an unknown key."""
     known = set(FamilySet.__dataclass_fields__)
     for i, table in enumerate(tables):
         for key in table:
             if key not in known:
-                raise ValueError(f"{path.name}: set[{i}].{key}: unknown field (known: {', '.join(sorted(known))})")
+                raise ValueError(f"{where}[{i}].{key}: unknown field (known: {', '.join(sorted(known))})")
     found = []
     for table in tables:
         fields: dict[str, Any] = {**table, "chips": tuple(table.get("chips", ()))}

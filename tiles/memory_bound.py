@@ -122,8 +122,9 @@ class MemoryBoundTerms(NamedTuple):
 def memory_bound_kernel(operator: Operator) -> str:
     """The kernel family that runs `operator`: "unary", "binary", "pow", "silu_mul", "softmax", "rms_norm", ..."""
     if isinstance(operator, Elementwise):
-        if operator.name in ("pow", "silu_mul"):
-            return operator.name
+        name = operator.name.removeprefix("experts_")
+        if name in ("pow", "silu_mul"):
+            return name
         many = namespace(operator.inputs).all(namespace(operator.inputs).asarray(operator.inputs) >= 2)
         return "binary" if bool(many) else "unary"
     if isinstance(operator, Normalisation):

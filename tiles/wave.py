@@ -26,7 +26,8 @@ def wave(tiles: Array, slots: Array, balance: Array = 0.0, *, rounding: Rounding
     library that always finds a tile whose waves come out even: only the first wave is indivisible. Arguments broadcast.
     """
     passes = tiles / slots
-    whole = rounding.ceil(passes)
-    exact_floor = rounding.mode != "smooth"
-    at_least_one = namespace(passes).maximum(passes, 1.0) if exact_floor else rounding.maximum(passes, 1.0)
-    return Wave(tiles, whole + balance * (at_least_one - whole), tiles / (whole * slots))
+    # A grid that does not fill the chip takes one wave, however few its tiles are: there is no slope below one.
+    filled = namespace(passes).maximum(passes, 1.0)
+    whole = rounding.ceil(filled)
+    balanced = rounding.maximum(passes, 1.0) if rounding.mode == "smooth" else filled
+    return Wave(tiles, whole + balance * (balanced - whole), tiles / (whole * slots))

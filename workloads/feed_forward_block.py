@@ -31,14 +31,14 @@ def _dense(
     return entries
 
 
-def _activation(ctx: PassContext, elements: Array, gated: bool) -> Elementwise:
+def _activation(ctx: PassContext, elements: Array, gated: bool, prefix: str = "") -> Elementwise:
     """SwiGLU-like product (two operands, exponential, divide, two multiplies, add) or a single-input activation."""
     return Elementwise(
         elements=elements,
         inputs=2 if gated else 1,
         flops_per_element=6 if gated else 8,
         dtype=ctx.dtype,
-        name="silu_mul" if gated else "activation",
+        name=prefix + ("silu_mul" if gated else "activation"),
     )
 
 
@@ -62,7 +62,7 @@ def _experts(ctx: PassContext, spec: MixtureOfExperts, count: int, layers: str) 
     up = _grouped(ctx, spec, tokens, local, width * (2 if spec.gated else 1), ctx.hidden)
     down = _grouped(ctx, spec, tokens, local, ctx.hidden, width)
     entries.append(Entry("experts_gate_up" if spec.gated else "experts_up", up, count, layers))
-    entries.append(Entry("experts_activation", _activation(ctx, rows * width, spec.gated), count, layers))
+    entries.append(Entry("experts_activation", _activation(ctx, rows * width, spec.gated, "experts_"), count, layers))
     entries += ctx.quantise("experts_down_quantise", rows, width, "experts", count, layers)
     entries.append(Entry("experts_down", down, count, layers))
     if may_dispatch:

@@ -11,29 +11,46 @@ def calibrate(
     gpu: Annotated[str, typer.Option(help="Chip: catalogue name, alias or TOML file.")],
     stack: Annotated[str, typer.Option(help="Software and version as in the data, e.g. trtllm-1.3.0rc20.")],
     data: Annotated[Path | None, typer.Option(help="Folder with kernels/*.parquet (default: $RIDGELINE_DATA).")] = None,
-    op: Annotated[str, typer.Option(help="Operator family: gemm, memory_bound or moe.")] = "gemm",
-    points: Annotated[int | None, typer.Option(min=1, help="Fit to this many rows per format only.")] = None,
+    op: Annotated[str, typer.Option(help="all, gemm, attention, memory_bound, moe or conv2d.")] = "all",
+    points: Annotated[int | None, typer.Option(min=1, help="Few-shot: fit to this many rows per set only.")] = None,
     seed: Annotated[int, typer.Option(help="Which rows are drawn.")] = 0,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="TOML file (default: print it).")] = None,
 ) -> None:
-    """Fit the constants of a kernel family to measurements of one chip and software stack."""
+    """Fit kernel constants to measurements of one chip and software stack; use them with: predict --constants FILE.
+
+    The report gives errors on the rows fitted to and on others that were held out; sigma is the spread to expect of
+    ln(measured / predicted), wider where points are few. Rows that cannot be used are counted with the reason.
+    """
     from rich.console import Console
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
     from rich.table import Table
 
+    from profiles.calibration import FAMILIES
     from profiles.calibration import calibrate as fit
     from profiles.data_folder import data_folder
 
     folder = data_folder() if data is None else data
     if not folder.is_dir():
         raise ValueError(f"--data: {folder} is not a folder")
+    if output is not None and (output.is_dir() or not output.parent.is_dir()):
+        raise ValueError(f"--output: {output} is not a file in an existing folder")
     console = Console(stderr=True)
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    columns = (
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total} families  {task.description}"),
+        TimeElapsedColumn(),
+    )
+    families = list(FAMILIES) if op == "all" else [op]
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task(f"calibrating {op}")
-        found = fit(
-            folder, gpu, stack, op, points=points, seed=seed, progress=lambda s: bar.update(task, description=s)
-        )
+        task = bar.add_task(f"calibrating {op}", total=len(families))
+
+        def report(label: str) -> None:
+            done = families.index(label.split()[0].rstrip(":")) if label.split()[0].rstrip(":") in families else 0
+            bar.update(task, completed=done, description=label)
+
+        found = fit(folder, gpu, stack, op, points=points, seed=seed, progress=report)
+        bar.update(task, completed=len(families), description="done")
+    console.width = max(console.width, 150)
     table = Table(
         "set", "points", "fitted MAPE / median", "held out (rows) MAPE / median / bias", "sigma", "", box=None
     )
@@ -45,6 +62,8 @@ def calibrate(
         fitted = f"{row.fitted.mape:.1%} / {row.fitted.median_ape:.1%}"
         table.add_row(row.label, str(row.points), fitted, held, f"{row.log_sigma:.3f}", row.warning)
     console.print(table)
+    for message in found.messages:
+        console.print(message, markup=False, highlight=False)
     if output is None:
         typer.echo(found.text, nl=False)
     else:

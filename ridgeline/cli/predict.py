@@ -19,7 +19,10 @@ def predict(
     input: Annotated[int, typer.Option(help="Prompt tokens per request.")] = 1024,
     output: Annotated[int, typer.Option(help="Generated tokens per request.")] = 256,
     estimator: Annotated[str, typer.Option(help="tiles (kernels as scheduled) or roofline (bounds).")] = "tiles",
-    stack: Annotated[str, typer.Option(help="Software whose kernels are predicted: vllm, trtllm, sglang.")] = "vllm",
+    stack: Annotated[
+        str | None, typer.Option(help="Software whose kernels are predicted: vllm (default), trtllm, sglang.")
+    ] = None,
+    constants: Annotated[Path | None, typer.Option(help="Constants of one's own, from: ridgeline calibrate.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Write the roofline picture to this file.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON (SI units) instead of tables.")] = False,
 ) -> None:
@@ -45,6 +48,7 @@ def predict(
         output_tokens=output,
         estimator=estimator,
         stack=stack,
+        constants=constants,
     ).require_answer()
     if plot is not None:
         if plot.is_dir() or not plot.suffix:

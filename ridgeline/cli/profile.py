@@ -1,7 +1,7 @@
 """`ridgeline profile ...`: the store of measured kernel latencies, and what to measure next."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -34,16 +34,18 @@ def import_measurements(
         options["constants"] = given | _pairs("--constant", constant)
     elif format in ("aiconfigurator", "llmservingsim"):
         options.pop("device", None)
-    tables = []
+    tables, reports = [], []
     for path in files:
         try:
             report = import_file(Store(store), path, format, **options)
         except TypeError as error:
             raise ValueError(f"--format {format}: {error}") from None
         typer.echo(str(report))
+        reports.append(report)
         tables.append(report.all_refused().assign(file=path.name))
     if refused is not None:
         pd.concat(tables, ignore_index=True).to_csv(refused, index=False)
+    _require_rows(reports)
 
 
 @profile.command("list")
@@ -84,6 +86,19 @@ def plan_measurements(
     if c.indivisible:
         typer.echo(f"{c.indivisible} (model, tp) pairs do not divide and were left out")
     typer.echo(f"{c.network} network operators are left to a collective benchmark")
+
+
+def _require_rows(reports: list[Any]) -> None:
+    """`ValueError` if no measurement of any file is in the store now: all refused, or none there."""
+    if any(report.added + report.duplicates for report in reports):
+        return
+    reasons: dict[str, int] = {}
+    for report in reports:
+        for entry in report.all_refused().itertuples():
+            label = f"{entry.column}: {entry.reason}"
+            reasons[label] = reasons.get(label, 0) + 1
+    counts = "; ".join(f"{count} x {label}" for label, count in sorted(reasons.items(), key=lambda item: -item[1])[:3])
+    raise ValueError(f"nothing imported: {'every row was refused (' + counts + ')' if reasons else 'no row found'}")
 
 
 def _pairs(option: str, entries: list[str] | None) -> dict[str, str]:

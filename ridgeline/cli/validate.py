@@ -13,7 +13,11 @@ def validate(
     json: Annotated[Path | None, typer.Option(help="Write the rows to this file.")] = None,
     full: Annotated[bool, typer.Option("--full", help="Print every group, not only the summary rows.")] = False,
     split: Annotated[
-        str | None, typer.Option(help="Refit without part of the data and score that part (names depend on the level).")
+        str | None,
+        typer.Option(
+            help="Refit without part of the data and score that part: seconds for none (the default), minutes for the others. "
+            "kernels: none, shapes, gpu, extrapolate, generation, few-shot; a wrong name lists those of a level."
+        ),
     ] = None,
     calibration: Annotated[
         str | None,

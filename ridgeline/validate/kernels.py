@@ -1,9 +1,15 @@
 """Level `kernels`: every class of GPU kernel that the tile models cover, against measured latencies.
 
+Splits, each a refit without the part that is scored, and what takes their time on two free cores: "none" (shipped constants,
+seconds); "shapes" (whole (n, k), (heads, kv_heads, head_dim), ... combinations left out; attention refits every family);
+"gpu" (one chip left out at a time); "extrapolate" and "generation" (GEMM only); "few-shot" (32 points of a new chip or
+generation). The messages say how long each part took.
+
 One part per operator class, each a function (folder, split) -> (points, messages); a part that does not know a split says so in
 a message and contributes no points, so that the rows of a split are all honest.
 """
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -37,8 +43,11 @@ def validate(data: Path, *, split: str) -> Validation:
         if split not in splits:
             messages.append(f"{name}: has no split {split!r}; not scored")
             continue
+        started = time.perf_counter()
         points, notes = scorer(folder, split=splits[split])
         messages += notes
+        if len(points):
+            messages.append(f"{name}: {len(points)} rows in {time.perf_counter() - started:.0f} s")
         if len(points):
             frames.append(points)
     if not frames:

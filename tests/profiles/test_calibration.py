@@ -1,4 +1,8 @@
-"""Calibration: what cannot be fitted is said in one line, and few points widen the error instead of failing."""
+"""Calibration: what cannot be fitted is said in one line, few points widen the error instead of failing, and what was
+written can be predicted with."""
+
+import re
+import tomllib
 
 import numpy as np
 import pandas as pd
@@ -6,24 +10,75 @@ import pytest
 
 import hardware
 from profiles.calibration import calibrate
+from profiles.constants_text import toml_text
 from ridgeline.cli import main
-from tiles import gemm
-from tiles.gemm_constants import read_sets
-from workloads.operators import Gemm
+from ridgeline.prediction import predict
+from tiles import gemm, read_calibrated, tile_estimator
+from tiles.attention import attention_time
+from tiles.attention_constants import attention_constants
+from tiles.conv2d import conv2d_constants, conv2d_time
+from tiles.kernel_families import shipped_sets
+from tiles.memory_bound import memory_bound_constants, memory_bound_time
+from tiles.moe import TILE_M, MoeLayer, moe_constants, moe_time
+from tiles.moe_load import balanced_loads, expert_load
+from workloads.operators import Attention, Conv2d, Gemm, Quantise
+
+H100 = hardware.load("h100_sxm")
+STACK = "trtllm-9"
+BASE = ["--gpu", "h100_sxm", "--stack", STACK]
+
+
+def gemm_rows():
+    """Twelve GEMMs on an H100 as the shipped model times them, 10 % slower."""
+    shape = {"m": np.tile([1.0, 64.0, 512.0, 4096.0], 3), "n": np.repeat([1024.0, 4096.0, 8192.0], 4), "k": 4096.0}
+    time = gemm.gemm_time(Gemm(**shape), H100, weight_copies=5.0).total_s
+    common = {"source": "aiconfigurator", "gpu": "h100_sxm", "dtype": "bfloat16", "op": "gemm", "batch": 1}
+    return pd.DataFrame({**shape, **common, "sw_version": STACK, "latency_us": 1.1e6 * np.asarray(time)})
 
 
 def table(folder):
-    """Twelve GEMMs on an H100 as the shipped model times them, 10 % slower."""
-    shape = {"m": np.tile([1.0, 64.0, 512.0, 4096.0], 3), "n": np.repeat([1024.0, 4096.0, 8192.0], 4), "k": 4096.0}
-    time = gemm.gemm_time(Gemm(**shape), hardware.load("h100_sxm"), weight_copies=5.0).total_s
-    common = {"source": "aiconfigurator", "gpu": "h100_sxm", "dtype": "bfloat16", "op": "gemm", "batch": 1}
-    rows = {**shape, **common, "sw_version": "trtllm-9", "latency_us": 1.1e6 * np.asarray(time)}
-    pd.DataFrame(rows).to_parquet(folder / "gemm.parquet")
+    gemm_rows().to_parquet(folder / "gemm.parquet")
+    return folder
+
+
+def every_table(folder, slower=1.2):
+    """A few rows of every family, `slower` than the shipped constants say."""
+    table(folder)
+    tokens = np.array([1.0, 16.0, 256.0, 1024.0, 4096.0, 16384.0])
+    same = {"gpu": "h100_sxm", "sw_version": STACK}
+    quantise = Quantise(rows=tokens, cols=4096.0, dtype="bf16", out_dtype="fp8")
+    constants = memory_bound_constants("quantise", H100, "trtllm")[0]
+    took = memory_bound_time(quantise, H100, constants).total_s
+    rows = pd.DataFrame({"rows": tokens, "cols": 4096.0, "latency_us": slower * 1e6 * took})
+    rows.assign(op="scale_matrix", dtype="bfloat16", **same).to_parquet(folder / "elementwise_norm_softmax.parquet")
+    load = expert_load(balanced_loads(tokens, 64, 4.0), TILE_M)
+    layer = MoeLayer(tokens, 2048.0, 1408.0, 64.0, 4.0)
+    took = moe_time(layer, load, H100, moe_constants("bf16/cutlass", H100, "trtllm")[0], dtype="bf16").total_s
+    rows = pd.DataFrame({"num_tokens": tokens, "latency_us": slower * 1e6 * took})
+    sizes = {"hidden_size": 2048, "inter_size": 1408, "topk": 4, "num_experts": 64}
+    rows.assign(dtype="bfloat16", **sizes, **same).to_parquet(folder / "moe.parquet")
+    conv = Conv2d(
+        batch=tokens[:4], channels=64.0, filters=128.0, height=56.0, width=56.0, kernel_h=3.0, kernel_w=3.0,
+        stride=1.0, padding=1.0, dtype="fp32",
+    )  # fmt: skip
+    took = conv2d_time(conv, H100, conv2d_constants(H100, "torch")[0]).total_s
+    rows = pd.DataFrame({"batch": tokens[:4], "latency_us": slower * 1e6 * took})
+    sizes = {"cin": 64, "cout": 128, "ksize": 3, "hw": 56, "stride": 1, "pad": 1}
+    rows.assign(dtype="fp32", **sizes, **same).to_parquet(folder / "conv2d.parquet")
+    context = np.tile([128.0, 2048.0, 16384.0], 4)
+    sequences = np.repeat([1.0, 8.0, 64.0, 256.0], 3)
+    heads = {"heads": 32.0, "kv_heads": 8.0, "head_dim": 128.0, "dtype": "bf16", "kv_dtype": "bf16"}
+    op = Attention(sequences=sequences, query_tokens=1.0, kv_tokens=context, **heads)
+    took = attention_time(op, H100, attention_constants(H100, "trtllm")).total_s
+    rows = pd.DataFrame({"batch": sequences, "kv_len": context, "latency_us": slower * 1e6 * took})
+    sizes = {"heads": 32, "kv_heads": 8, "head_dim": 128, "q_len": 1, "window_size": 0}
+    rows = rows.assign(dtype="bfloat16", kv_dtype="bfloat16", op="generation_attention", **sizes, **same)
+    rows.to_parquet(folder / "attention_generation.parquet")
     return folder
 
 
 def test_few_points_say_so_and_widen_the_error(tmp_path):
-    found = calibrate(table(tmp_path), "h100_sxm", "trtllm-9", points=8)
+    found = calibrate(table(tmp_path), "h100_sxm", STACK, points=8)
     (row,) = found.rows
     assert row.points == 8
     assert row.held_out is not None
@@ -32,24 +87,137 @@ def test_few_points_say_so_and_widen_the_error(tmp_path):
     assert row.log_sigma >= 0.1
     path = tmp_path / "constants.toml"
     path.write_text(found.text)
-    (entry,) = read_sets(path)
-    assert entry["stack"] == "trtllm-9"
+    (entry,) = read_calibrated(path).gemm
+    assert entry["stack"] == STACK
     assert entry["chips"] == ["h100_sxm"]
+    assert entry["kind"] == "few-shot"
+
+
+def test_every_family_is_calibrated_written_and_predicted_with(tmp_path):
+    found = calibrate(every_table(tmp_path), "h100_sxm", STACK)
+    path = tmp_path / "constants.toml"
+    path.write_text(found.text)
+    own = read_calibrated(path)
+    assert {row.label.split()[0] for row in found.rows} == {"gemm", "attention", "memory_bound", "moe", "conv2d"}
+    assert all(row.fitted.mape < 0.1 for row in found.rows)
+    assert all("points: error widened" in row.warning for row in found.rows)
+    # What was measured 20 % slower is now predicted slower, by an estimator and by the whole model.
+    time, plain = tile_estimator(STACK, calibrated=own), tile_estimator("trtllm")
+    heads = {"heads": 32.0, "kv_heads": 8.0, "head_dim": 128.0}
+    for op in (
+        Quantise(rows=np.array([1.0, 256.0, 4096.0, 16384.0]), cols=4096.0, dtype="bf16", out_dtype="int8"),
+        Attention(sequences=np.array([1.0, 8.0, 256.0]), query_tokens=1.0, kv_tokens=2048.0, **heads),
+    ):
+        assert 1.08 < np.mean(time(op, H100).total_s / plain(op, H100).total_s) < 1.3
+    answer = predict("llama-3.1-8b", on="h100_sxm", constants=path)
+    assert np.isfinite(answer.decode_s)
+    assert any(f"constants of constants.toml, calibrated on h100_sxm under {STACK}" in note for note in answer.notes)
+    assert float(answer.decode_s) > float(predict("llama-3.1-8b", on="h100_sxm", stack="trtllm").decode_s)
+    # Provenance: stack, date and hash of the data are in the file.
+    content = tomllib.loads(found.text)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d", content["date"])
+    assert len(content["data"]) == 5
+    assert all(len(digest) == 16 for digest in content["data"].values())
+    assert len(content["report"]) == len(found.rows)
+
+
+def test_a_chip_the_file_does_not_know_keeps_the_shipped_constants(tmp_path):
+    path = tmp_path / "constants.toml"
+    path.write_text(calibrate(table(tmp_path), "h100_sxm", STACK).text)
+    own, l4 = read_calibrated(path), hardware.load("l4")
+    op = Gemm(m=64.0, n=4096.0, k=4096.0)
+    assert own.gemm_constants(l4, op, "trtllm") == gemm.gemm_constants(l4, op, "trtllm")
+    assert own.sets("moe") == shipped_sets("moe")
+
+
+def test_unusable_rows_are_counted(tmp_path):
+    rows = gemm_rows()
+    bad = rows.iloc[[0, 1, 2, 3]].assign(latency_us=[-1.0, 0.0, np.nan, np.inf])
+    empty = rows.iloc[[4]].assign(m=0.0)
+    other = rows.iloc[[5]].assign(dtype="fp7")
+    pd.concat([rows, rows.iloc[:2], bad, empty, other]).to_parquet(tmp_path / "gemm.parquet")
+    found = calibrate(tmp_path, "h100_sxm", STACK, "gemm")
+    assert found.rows[0].points == 12
+    text = " | ".join(found.messages)
+    assert "4 of 20 rows refused, latency not positive and finite" in text
+    assert "2 of 20 rows repeat another exactly" in text
+    assert "1 rows refused, a size below 1" in text
+    assert "1 rows of 'fp7'" in text
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--gpu", "h100", "--stack", "trtllm-9"], "unknown device"),
-        (["--gpu", "a100_sxm", "--stack", "trtllm-9"], "no row of a100_sxm"),
+        (["--gpu", "h100", "--stack", STACK], "unknown device"),
+        (["--gpu", "a100_sxm", "--stack", STACK], "no row of a100_sxm"),
         (["--gpu", "h100_sxm", "--stack", "trtllm-8"], "did you mean 'trtllm-9'"),
-        (["--gpu", "h100_sxm", "--stack", "trtllm-9", "--op", "gem"], "did you mean 'gemm'"),
-        (["--gpu", "h100_sxm", "--stack", "trtllm-9", "--op", "moe"], "no moe.parquet"),
+        ([*BASE, "--op", "gem"], "did you mean 'gemm'"),
+        ([*BASE, "--op", "moe"], "no moe table"),
+        ([*BASE, "--output", "nowhere/x.toml"], "not a file in an existing folder"),
+        ([*BASE, "--points", "0"], "--points"),
     ],
 )
 def test_wrong_requests_are_one_line(tmp_path, capsys, arguments, message):
+    one_line(capsys, ["calibrate", "--data", str(table(tmp_path)), *arguments], message)
+
+
+def wrong_unit(rows):
+    return rows.assign(latency_us=rows["latency_us"] * 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda r: r.drop(columns="latency_us"), "column 'latency_us' (number) is missing"),
+        (lambda r: r.rename(columns={"latency_us": "latency_ms"}), "did you mean the column 'latency_ms'"),
+        (lambda r: r.drop(columns=["m"]), "column 'm'"),
+        (lambda r: r.assign(latency_us="fast"), "expected numbers"),
+        (wrong_unit, "expected microseconds"),
+        (lambda r: r.assign(latency_us=-1.0), "no usable row of h100_sxm under trtllm-9 (12 refused)"),
+        (lambda r: r.iloc[:0], "no row of h100_sxm (has: no row at all)"),
+        (lambda r: r.assign(gpu="h300_sxm"), "no row of h100_sxm (has: h300_sxm)"),
+    ],
+)
+def test_wrong_tables_are_one_line(tmp_path, capsys, change, message):
+    change(gemm_rows()).to_parquet(tmp_path / "gemm.parquet")
+    one_line(capsys, ["calibrate", "--data", str(tmp_path), *BASE], message)
+
+
+def test_an_empty_folder_and_a_damaged_table_are_one_line(tmp_path, capsys):
+    one_line(capsys, ["calibrate", "--data", str(tmp_path), *BASE], "nothing to calibrate")
+    one_line(capsys, ["calibrate", "--data", str(tmp_path / "none"), *BASE], "is not a folder")
+    (tmp_path / "gemm.parquet").write_text("not a table")
+    one_line(capsys, ["calibrate", "--data", str(tmp_path), *BASE], "cannot be read as parquet")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("x = [", "not TOML"),
+        ('format = "other"', "expected 'ridgeline-constants-1'"),
+        ('format = "ridgeline-constants-1"\nspeed = 1', "speed: unknown field"),
+        ('format = "ridgeline-constants-1"\n[[gemm]]\nstack = "x"', "lacks or misuses a field"),
+        ('format = "ridgeline-constants-1"\n[[moe]]\nkernle = "x"', "moe[0].kernle: unknown field"),
+    ],
+)
+def test_wrong_constants_files_are_one_line(tmp_path, capsys, text, message):
+    path = tmp_path / "constants.toml"
+    path.write_text(text)
+    one_line(capsys, ["predict", "llama-3.1-8b", "--on", "h100_sxm", "--constants", str(path)], message)
+    one_line(
+        capsys, ["predict", "llama-3.1-8b", "--on", "h100_sxm", "--constants", str(tmp_path / "no.toml")], "no.toml"
+    )
+
+
+def test_constants_text_reads_back():
+    values = {"a": 1.5e-06, "b": float("inf"), "c": -3.0}
+    table = {"n": 3, "yes": True, "name": 'say "x"', "values": values, "sub": {"list": [1.0, 2.0], "rows": [{"x": 1}]}}
+    assert tomllib.loads(toml_text(table)) == table
+
+
+def one_line(capsys, arguments, message):
     with pytest.raises(SystemExit) as end:
-        main(["calibrate", "--data", str(table(tmp_path)), *arguments])
+        main(arguments)
     assert end.value.code == 2
     error = capsys.readouterr().err
     assert message in error

@@ -159,4 +159,4 @@ def test_grouped_gemm_operator():
     all_on_one = expert_load(given_loads(np.eye(8)[0], op.tokens, op.top_k), TILE_M)
     assert np.all(grouped_gemm_time(op, H100, load=all_on_one).total_s[2:] > 0.0)
     with pytest.raises(ValueError, match="does not divide"):
-        grouped_gemm_time(replace(op, local_experts=7), H100)
+        grouped_gemm_time(replace(op, local_experts=7, power_law=1.0), H100)

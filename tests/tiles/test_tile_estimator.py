@@ -7,7 +7,11 @@ import hardware
 import workloads
 from roofline import phase_time, roofline_time
 from tiles.estimator import STACKS, tile_estimator
+from tiles.grouped_gemm import expert_constants, routed_load
+from tiles.moe import TILE_M, MoeLayer, moe_time
+from tiles.moe_load import expert_load
 from workloads import Batch, Gemm, Parallelism
+from workloads.operators import Elementwise, GroupedGemm
 
 H100 = hardware.load("h100_sxm")
 
@@ -37,3 +41,39 @@ def test_a_sweep_over_batches_equals_single_calls():
     for size, value in zip(sizes, sweep):
         one = phase_time(model.phase(Batch.decode_of(int(size), 900)), H100, estimator=tile_estimator()).total_s
         assert value == pytest.approx(float(np.ravel(one)[0]), rel=1e-9)
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp8", "fp8_block"])
+def test_the_operators_of_an_expert_layer_add_up_to_the_fused_layer(dtype):
+    tokens, hidden, inter, experts, top_k = np.array([1.0, 16.0, 300.0, 8192.0]), 4096.0, 1536.0, 128, 8.0
+    routed = {
+        "tokens": tokens,
+        "experts": 128.0,
+        "top_k": top_k,
+        "local_experts": 128.0,
+        "dtype": dtype,
+        "out_dtype": "bf16",
+    }
+    up, down = GroupedGemm(n=2 * inter, k=hidden, **routed), GroupedGemm(n=hidden, k=inter, **routed)
+    rest = [
+        Elementwise(elements=up.rows * inter, inputs=2, name="experts_silu_mul"),
+        Elementwise(elements=tokens * hidden, inputs=top_k, name="combine"),
+    ]
+    time = tile_estimator("trtllm")
+    total = sum(time(op, H100).total_s for op in (up, down, *rest))
+    layer = MoeLayer(tokens, hidden, inter, float(experts), top_k)
+    constants = expert_constants(up, H100, "trtllm")[0]
+    fused = moe_time(layer, routed_load(up), H100, constants, dtype=dtype).total_s
+    np.testing.assert_allclose(total, fused, rtol=0.03)
+
+
+def test_random_routing_counts_what_drawing_counts():
+    generator = np.random.default_rng(0)
+    for tokens, experts, top_k in ((3, 64, 4), (64, 128, 8), (1000, 64, 2), (20000, 32, 4)):
+        op = GroupedGemm(tokens=float(tokens), experts=experts, top_k=top_k, n=1.0, k=1.0, local_experts=experts)
+        draws = []
+        for _ in range(30):
+            chosen = np.argsort(generator.random((tokens, experts)), axis=1)[:, :top_k]
+            rows = np.bincount(chosen.ravel(), minlength=experts).astype(float)
+            draws.append(expert_load(rows, TILE_M).tiles)
+        np.testing.assert_allclose(routed_load(op).tiles, np.mean(draws, axis=0), rtol=0.05)
