@@ -16,6 +16,7 @@ from tiles.attention_constants import attention_constants
 from tiles.conv2d import conv2d_time
 from tiles.gemm import gemm_time
 from tiles.gemm_constants import gemm_constants
+from tiles.gemm_sweep import swept_gemm_time
 from tiles.linear_attention import linear_attention_time
 from tiles.memory_bound import memory_bound_time
 from tiles.paper_chip import completed, is_gpu
@@ -39,7 +40,9 @@ STACKS = ("vllm", "trtllm", "sglang")
 QUANTISED_IN_GEMM = ("fp8", "fp8_block", "nvfp4")
 
 
-def tile_estimator(stack: str = "vllm", *, rounding: Rounding = exact) -> Callable[[Operator, Accelerator], KernelTime]:
+def tile_estimator(
+    stack: str = "vllm", *, rounding: Rounding = exact, sweep: bool = False
+) -> Callable[[Operator, Accelerator], KernelTime]:
     """The estimator of `stack`. Raises `ValueError` for an unknown one, with the nearest known name.
 
     Dynamic quantisation is part of the GEMM it feeds, as it was measured. Convolutions in 16 bits or less are implicit GEMMs
@@ -47,6 +50,8 @@ def tile_estimator(stack: str = "vllm", *, rounding: Rounding = exact) -> Callab
     What a short chip description lacks is filled in (`tiles.paper_chip`). A grouped GEMM is taken as a batch of equal GEMMs,
     one per expert hit: exact tiles for balanced routing, no straggling expert (see `moe_time` for the fused layer with its
     load distribution).
+
+    `sweep`: for compiled calls over many configurations, GEMM candidates go through a loop instead of an axis (exact mode only).
     """
     if stack not in STACKS:
         near = get_close_matches(stack, STACKS, n=1)
@@ -63,6 +68,8 @@ def tile_estimator(stack: str = "vllm", *, rounding: Rounding = exact) -> Callab
         chip = completed(chip)
         if isinstance(op, GroupedGemm):
             op = _batched(op)
+        if isinstance(op, Gemm) and sweep:
+            return swept_gemm_time(op, chip, gemm_constants(chip, op, _gemm_stack(op, stack)))
         if isinstance(op, Gemm):
             return gemm_time(op, chip, gemm_constants(chip, op, _gemm_stack(op, stack)), rounding)
         if isinstance(op, Attention):
