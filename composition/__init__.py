@@ -4,30 +4,59 @@ What may live here: rules that combine times and their errors. What may not: ker
 queues.
 """
 
-from composition.estimate import Estimate, estimate, expectation, overlap, serial
+from composition.deployment import Deployment
+from composition.estimate import Estimate, averaged, contended, estimate, expectation, known, overlap, serial
 from composition.gap import Gap, GapTerm, gap
+from composition.inter_kernel import EngineOverheads, host_s, launch_s
 from composition.interval import Interval, interval_max, interval_overlap, interval_sum
+from composition.iteration import iteration_time, mixed_batch, table_time
 from composition.mtap import DIMENSIONS, MtapScore, rank_stability, score_dimension_1, weighted_score
+from composition.operator_models import KernelError, OperatorModel, kernel_errors, operator_models
+from composition.phase_estimate import OperatorTimes, PhaseEstimate
+from composition.request import RequestEstimate, RequestTimes, compiled_request_time, request_time
+from composition.straggler import expected_maximum, straggler_inflation
 from composition.training import TrainingTime, training_time, zero3_time
 
 __all__ = [
     "DIMENSIONS",
+    "Deployment",
+    "EngineOverheads",
     "Estimate",
     "Gap",
     "GapTerm",
     "Interval",
+    "KernelError",
     "MtapScore",
+    "OperatorModel",
+    "OperatorTimes",
+    "PhaseEstimate",
+    "RequestEstimate",
+    "RequestTimes",
     "TrainingTime",
+    "averaged",
+    "compiled_request_time",
+    "contended",
     "estimate",
     "expectation",
+    "expected_maximum",
     "gap",
+    "host_s",
     "interval_max",
     "interval_overlap",
     "interval_sum",
+    "iteration_time",
+    "kernel_errors",
+    "known",
+    "launch_s",
+    "mixed_batch",
+    "operator_models",
     "overlap",
     "rank_stability",
+    "request_time",
     "score_dimension_1",
     "serial",
+    "straggler_inflation",
+    "table_time",
     "training_time",
     "weighted_score",
     "zero3_time",
