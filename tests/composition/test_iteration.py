@@ -158,18 +158,17 @@ def test_a_request_is_its_passes_and_compiles_to_the_same_numbers():
     assert float(first.mean_s) <= float(found.decode.mean_s) <= float(last.mean_s)
     assert sum(found.decode.terms.values()) == pytest.approx(found.decode.mean_s)
     times = compiled_request_time(LLAMA, H100)
-    # Arrays of three configurations, one of which does not divide.
-    many = times(*(jnp.full(3, x) for x in (8.0, 512.0, 65.0)), jnp.asarray([2.0, 4.0, 3.0]), *(jnp.ones(3),) * 3)
+    # Four configurations in one compiled call; three ranks do not divide the heads.
+    tokens, tp = jnp.asarray([512.0, 511.0, 513.0, 512.0]), jnp.asarray([2.0, 2.0, 2.0, 3.0])
+    rest = [jnp.full(4, value) for value in (8.0, 65.0)], [jnp.ones(4)] * 3
+    many = times(rest[0][0], tokens, rest[0][1], tp, *rest[1])
     assert float(many.request_s[0]) == pytest.approx(float(found.request.mean_s), rel=1e-9)
     assert float(many.request_deviation_s[0]) == pytest.approx(float(found.request.deviation_s), rel=1e-6)
-    assert np.isnan(many.request_s[2])
+    assert np.isnan(many.request_s[3])
     assert list(found.to_frame()["level"]) == ["prefill", "decode step", "request"]
-
-    def seconds(tokens):
-        return times(8.0, tokens, 65.0).request_s
-
-    slope = float(jax.grad(seconds)(512.0))
-    assert slope == pytest.approx(float((seconds(513.0) - seconds(511.0)) / 2.0), rel=1e-3)
+    slope = jax.grad(lambda t: times(rest[0][0], t, rest[0][1], tp, *rest[1]).request_s[0])(tokens)
+    numeric = float((many.request_s[2] - many.request_s[1]) / 2.0)
+    assert float(slope[0]) == pytest.approx(numeric, rel=1e-3)
 
 
 @pytest.mark.parametrize("demand", [0.5, 1.0, 1.4, 2.0])
