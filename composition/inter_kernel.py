@@ -22,7 +22,8 @@ class EngineOverheads(NamedTuple):
     between two kernels beyond what their estimates hold. `iteration_s`: host per iteration; `sequence_s`: host per sequence
     sampled; `synchronisation_s`: waiting for the result; `host_overlap`: share of host time behind the device.
     `deviation`: relative standard deviation of the overheads (shared by all of them).
-    Defaults: launches as in PyTorch on a current server; host time 0, because it is the engine's and not the chip's.
+    Defaults: launches as in PyTorch on a current server; host time 0, because it is the engine's and not the chip's (vLLM 0.19 took
+    2 ms per iteration beside its kernels in three measured runs of 300 requests).
     """
 
     launch: str = "graph"

@@ -140,7 +140,7 @@ def compiled_request_time(
             **options,
         )
         levels = (found.prefill.time, found.decode.time, found.request)
-        pairs = [value for time in levels for value in (time.mean_s, time.deviation_s)]
-        return RequestTimes(*pairs, found.prefill.terms, found.decode.terms)
+        prefill, decode, request = ((time.mean_s, time.deviation_s) for time in levels)
+        return RequestTimes(*prefill, *decode, *request, found.prefill.terms, found.decode.terms)
 
     return jax.jit(times)

@@ -191,7 +191,7 @@ def attributed(
 
 def _sums(part: PassMeasurement, closed: list[float], layers: int) -> dict[str, float]:
     """Seconds and runs of one layer's kernels ("inside") and of those outside the layers, measured and predicted."""
-    out = dict.fromkeys(
+    out: dict[str, float] = dict.fromkeys(
         ("inside", "inside_predicted", "inside_count", "outside", "outside_predicted", "outside_count"), 0.0
     )
     for kernel, predicted in zip(part.kernels, closed):
