@@ -29,7 +29,7 @@ from workloads import Attention, Operator, Parallelism, TransformerModel
 SPLITS = ("none", "source")
 
 _SIZES = ("heads", "hidden", "layers", "seq", "vocab", "tp", "pp", "cp", "gpus", "global_batch", "microbatch")
-_COLUMNS = {name: NUMBER for name in (*_SIZES, "tflops_per_gpu", "mfu_pct", "iter_s", "derived_iter_s")}
+_COLUMNS = {name: NUMBER for name in (*_SIZES, "tflops_per_gpu", "mfu_pct", "hfu_pct", "iter_s", "derived_iter_s")}
 _COLUMNS |= {name: TEXT for name in ("source", "hw", "model_B", "recompute", "seq_par", "verified")}
 _MEMORY = {"source": TEXT, "hw": TEXT, "model": TEXT, "param_opt_GiB": NUMBER}
 _TILES = tile_estimator("vllm")
@@ -119,8 +119,12 @@ def _predicted_s(run: Any, efficiency: float) -> float:
         dp_scope="scale_up" if is_palm else "scale_out",
         sequence_parallel=run.seq_par == "yes",
     )
-    # "partial" is taken as full: PaLM's ratio of hardware to model FLOPs (1.25) is nearer to that (1.33) than to none.
-    recompute = {"full": "full", "partial": "full", "selective": "selective"}.get(run.recompute, "none")
+    if run.recompute == "partial":
+        # A third more FLOPs is a whole forward pass again; the publication's two utilisations say how much of it was.
+        share = min(max(3.0 * (run.hfu_pct / run.mfu_pct - 1.0), 0.0), 1.0)
+        none, full = (_predicted_s(run._replace(recompute=word), efficiency) for word in ("none", "full"))
+        return (1.0 - share) * none + share * full
+    recompute = run.recompute if run.recompute in ("full", "selective") else "none"
     table = model.training_step(
         run.global_batch,
         run.seq,

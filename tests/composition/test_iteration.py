@@ -160,16 +160,20 @@ def test_a_request_is_its_passes_and_compiles_to_the_same_numbers():
     assert sum(found.decode.terms.values()) == pytest.approx(found.decode.mean_s)
     times = compiled_request_time(LLAMA, H100)
     # Four configurations in one compiled call; three ranks do not divide the heads.
-    tokens, tp = jnp.asarray([512.0, 511.0, 513.0, 512.0]), jnp.asarray([2.0, 2.0, 2.0, 3.0])
-    rest = [jnp.full(4, value) for value in (8.0, 65.0)], [jnp.ones(4)] * 3
-    many = times(rest[0][0], tokens, rest[0][1], tp, *rest[1])
+    tp = jnp.asarray([2.0, 4.0, 8.0, 3.0])
+    many = times(*(jnp.full(4, value) for value in (8.0, 512.0, 65.0)), tp, *[jnp.ones(4)] * 3)
     assert float(many.request_s[0]) == pytest.approx(float(found.request.mean_s), rel=1e-9)
     assert float(many.request_deviation_s[0]) == pytest.approx(float(found.request.deviation_s), rel=1e-6)
     assert np.isnan(many.request_s[3])
     assert list(found.to_frame()["level"]) == ["prefill", "decode step", "request"]
-    slope = jax.grad(lambda t: times(rest[0][0], t, rest[0][1], tp, *rest[1]).request_s[0])(tokens)
-    numeric = float((many.request_s[2] - many.request_s[1]) / 2.0)
-    assert float(slope[0]) == pytest.approx(numeric, rel=1e-3)
+
+
+def test_a_pass_has_the_gradient_of_its_differences():
+    def seconds(tokens):
+        return pass_of(Batch.prefill_of(8.0, tokens)).time.interval(0.9)[1]
+
+    slope = float(jax.jit(jax.grad(seconds))(512.0))
+    assert slope == pytest.approx(float(seconds(513.0) - seconds(511.0)) / 2.0, rel=1e-3)
 
 
 @pytest.mark.parametrize("demand", [0.5, 1.0, 1.4, 2.0])
