@@ -5,8 +5,11 @@ needed, so no protobuf package is. Fields that are not known are skipped, as pro
 
     GlobalMetadata  1 version, 2 attr*
     Node            1 id, 2 name, 3 type, 4 ctrl_deps*, 5 data_deps*, 6 start_time_micros, 7 duration_micros, 10 attr*
-    AttributeProto  1 name, then one of 2..31: scalar and list of each type in turn (double, float, int32, int64, uint32, uint64,
-                    sint32, sint64, fixed32, fixed64, sfixed32, sfixed64, bool, string, bytes)
+    AttributeProto  1 name, 2 doc_string, then one of 3..32: scalar and list of each type in turn (double, float, int32, int64,
+                    uint32, uint64, sint32, sint64, fixed32, fixed64, sfixed32, sfixed64, bool, string, bytes)
+
+Files whose attribute values begin at field 2 are read too: a scalar that is no length-prefixed block stands at odd numbers in one
+numbering and at even ones in the other, so the file itself says which it has.
 
 Source: MLCommons Chakra schema, `et_def.proto`; Sridharan et al., "Chakra", 2023.
 """
@@ -27,11 +30,12 @@ COLLECTIVE_KINDS = (
     "REDUCE_SCATTER_BLOCK", "BARRIER",
 )  # fmt: skip
 _VARINT, _EIGHT, _BYTES, _FOUR = 0, 1, 2, 5
-#: Attribute types in the order of their field numbers: scalar 2 + 2 i, list 3 + 2 i.
+#: Attribute types in the order of their field numbers: scalar first + 2 i, list first + 2 i + 1.
 _TYPES = (
     "double", "float", "int32", "int64", "uint32", "uint64", "sint32", "sint64", "fixed32", "fixed64", "sfixed32", "sfixed64",
     "bool", "string", "bytes",
 )  # fmt: skip
+_FIRST, _FIRST_WITHOUT_DOC_STRING = 3, 2
 _FORMATS = {"double": "<d", "float": "<f", "fixed32": "<I", "fixed64": "<Q", "sfixed32": "<i", "sfixed64": "<q"}
 
 
@@ -64,18 +68,18 @@ def read_chakra_trace(path: str | Path) -> ChakraTrace:
 
 def parse_chakra_trace(data: bytes, label: str = "trace") -> ChakraTrace:
     """`read_chakra_trace` of the bytes of a file called `label`."""
-    messages = _messages(data, label)
+    messages = list(_messages(data, label))
     version, attributes = "", {}
-    first = next(messages, None)
-    if first is None:
+    if not messages:
         raise ValueError(f"{label}: empty; expected a Chakra trace")
-    for number, wire, value in _fields(first, f"{label}: metadata"):
+    first = _first_value(messages, label)
+    for number, wire, value in _fields(messages[0], f"{label}: metadata"):
         if number == 1 and wire == _BYTES:
             version = _text(value, f"{label}: metadata.version")
         elif number == 2 and wire == _BYTES:
-            name, content = _attribute(value, f"{label}: metadata")
+            name, content = _attribute(value, f"{label}: metadata", first)
             attributes[name] = content
-    nodes = tuple(_node(message, f"{label}: node {i}") for i, message in enumerate(messages))
+    nodes = tuple(_node(message, f"{label}: node {i}", first) for i, message in enumerate(messages[1:]))
     known: dict[int, int] = {}
     for i, node in enumerate(nodes):
         if node.id in known:
@@ -122,7 +126,7 @@ def _messages(data: bytes, label: str) -> Iterator[bytes]:
         at, count = at + size, count + 1
 
 
-def _node(message: bytes, label: str) -> ChakraNode:
+def _node(message: bytes, label: str, first: int) -> ChakraNode:
     found: dict[str, Any] = {"id": 0, "name": "", "kind": NODE_KINDS[0]}
     after: list[int] = []
     attributes: dict[str, Any] = {}
@@ -133,7 +137,7 @@ def _node(message: bytes, label: str) -> ChakraNode:
         elif number in (4, 5):
             after += _packed(value, label) if wire == _BYTES else [value]
         elif number == 10 and wire == _BYTES:
-            name, content = _attribute(value, label)
+            name, content = _attribute(value, label, first)
             attributes[name] = content
         elif number in (1, 3, 6, 7):
             if wire != _VARINT:
@@ -147,14 +151,26 @@ def _node(message: bytes, label: str) -> ChakraNode:
     return ChakraNode(**found, after=tuple(dict.fromkeys(after)), attributes=attributes)
 
 
-def _attribute(message: bytes, label: str) -> tuple[str, Any]:
+def _first_value(messages: list[bytes], label: str) -> int:
+    """The field number of the first attribute type, as the scalars of the file tell it."""
+    for i, message in enumerate(messages):
+        where = f"{label}: metadata" if i == 0 else f"{label}: node {i - 1}"
+        for number, wire, value in _fields(message, where):
+            if wire == _BYTES and number == (2 if i == 0 else 10):
+                scalars = [n for n, w, _ in _fields(value, f"{where}: attribute") if w != _BYTES]
+                if scalars:
+                    return _FIRST if scalars[0] % 2 else _FIRST_WITHOUT_DOC_STRING
+    return _FIRST
+
+
+def _attribute(message: bytes, label: str, first: int) -> tuple[str, Any]:
     name, value = "", None
     for number, wire, raw in _fields(message, f"{label}: attribute {name!r}"):
         if number == 1 and wire == _BYTES:
             name = _text(raw, f"{label}: attribute name")
-        elif 2 <= number <= 31:
-            kind = _TYPES[(number - 2) // 2]
-            if number % 2 == 0:
+        elif first <= number < first + 2 * len(_TYPES):
+            kind = _TYPES[(number - first) // 2]
+            if (number - first) % 2 == 0:
                 value = _value(kind, wire, raw, f"{label}: attribute {name!r}")
             elif wire == _BYTES:
                 value = _list(kind, raw, f"{label}: attribute {name!r}")
@@ -249,18 +265,24 @@ def _text(raw: bytes, label: str) -> str:
 def _encoded(name: str, value: Any) -> bytes:
     head = _block(1, name.encode())
     if isinstance(value, bool):
-        return head + _number(26, int(value), keep=True)
+        return head + _number(_field("bool"), int(value), keep=True)
     if isinstance(value, int):
-        return head + _number(8, value & (1 << 64) - 1, keep=True)
+        return head + _number(_field("int64"), value & (1 << 64) - 1, keep=True)
     if isinstance(value, float):
-        return head + _varint(2 << 3 | _EIGHT) + struct.pack("<d", value)
+        return head + _varint(_field("double") << 3 | _EIGHT) + struct.pack("<d", value)
     if isinstance(value, str):
-        return head + _block(28, value.encode())
+        return head + _block(_field("string"), value.encode())
     if isinstance(value, Iterable):
         numbers = list(value)
-        number, packed = (27, numbers) if all(isinstance(v, bool) for v in numbers) else (9, numbers)
-        return head + _block(number, _block(1, b"".join(_varint(int(v) & (1 << 64) - 1) for v in packed)))
+        kind = "bool" if numbers and all(isinstance(v, bool) for v in numbers) else "int64"
+        packed = b"".join(_varint(int(v) & (1 << 64) - 1) for v in numbers)
+        return head + _block(_field(kind) + 1, _block(1, packed))
     raise ValueError(f"attribute {name!r}: {value!r}; expected bool, int, float, str or a list of int")
+
+
+def _field(kind: str) -> int:
+    """Field number of a scalar attribute; its list is the next one."""
+    return _FIRST + 2 * _TYPES.index(kind)
 
 
 def _number(field: int, value: int, keep: bool = False) -> bytes:

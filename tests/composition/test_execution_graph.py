@@ -26,7 +26,7 @@ from composition import (
 )
 from ridgeline.cli import main
 from roofline import operator_bound
-from workloads import Batch, ChakraNode, ChakraTrace, Parallelism, read_chakra_trace, write_chakra_trace
+from workloads import Batch, ChakraNode, ChakraTrace, Parallelism, chakra_trace, read_chakra_trace, write_chakra_trace
 from workloads.chakra_trace import encode_chakra_trace, parse_chakra_trace
 from workloads.operators import Collective
 
@@ -166,6 +166,23 @@ def training_rank(slow=0.0):
         compute(8, "optimiser", (5, 7), 20e-6, num_ops=1000, tensor_size=4000, note="x", sizes=[1, -2]),
     )
     return ChakraTrace("0.0.4", {"host": "a", "scale": 0.5}, nodes)
+
+
+def test_attribute_values_may_begin_at_field_two(monkeypatch):
+    monkeypatch.setattr(chakra_trace, "_FIRST", 2)
+    data = encode_chakra_trace(training_rank())
+    monkeypatch.undo()
+    assert data != encode_chakra_trace(training_rank())
+    assert parse_chakra_trace(data) == training_rank()
+
+
+def test_bytes_written_by_hand_are_read():
+    # metadata: version "0.0.4"; node 7 "ar", type 7, data dependency none, attributes comm_type = 0 (int64), is_cpu_op = false.
+    metadata = b"\x0a\x050.0.4"
+    attributes = [b"\x0a\x09comm_type" + b"\x48\x00", b"\x0a\x09is_cpu_op" + b"\xd8\x01\x00"]
+    node = b"\x08\x07\x12\x02ar\x18\x07" + b"".join(b"\x52" + bytes([len(a)]) + a for a in attributes)
+    trace = parse_chakra_trace(bytes([len(metadata)]) + metadata + bytes([len(node)]) + node)
+    assert trace.nodes == (ChakraNode(7, "ar", "COMM_COLL_NODE", attributes={"comm_type": 0, "is_cpu_op": False}),)
 
 
 def test_recorded_ranks_replay_with_the_slowest_and_overlap_collectives():
