@@ -15,9 +15,10 @@ so an `Estimate` keeps
 
     variance = sum_s shared_s^2 + sum over distinct shapes of private_s^2.
 
-The textbook sqrt(N) sigma keeps only the last term and treats repeats as distinct. Rules: `serial` sum, `repeated`,
-`overlap` (Clark's moments of a maximum), `expectation` over batches. All broadcast, and all are differentiable. First order:
-relative deviations above about 0.3 are rough; `Interval` carries worst cases without any assumption.
+The textbook sqrt(N) sigma keeps only the last term and treats repeats as distinct. Rules: `serial` sum, `repeated`, `overlap`
+(Clark's moments of a maximum), `contended` use of a shared resource, `expectation` over batches (`averaged` along an axis).
+All broadcast, and all are differentiable. First order: relative deviations above about 0.3 are rough; `Interval` carries
+worst cases without any assumption.
 
 Source: Clark, "The greatest of a finite set of random variables", Operations Research 9(2), 1961; Stein's lemma for
 covariances of a maximum.
@@ -144,6 +145,45 @@ def overlap(a: Estimate, b: Estimate, *, factor: Array = 1.0, label: str = "over
     greatest = linear._replace(mean_s=mean, private_s={**linear.private_s, label: xp.expand_dims(rest, 0)})
     # min = A + B - max, so T = max + (1 - factor)(A + B - max) = factor max + (1 - factor)(A + B).
     return _combined([(greatest, factor), (a, 1.0 - factor), (b, 1.0 - factor)])
+
+
+def contended(a: Estimate, b: Estimate, *, demand: Array, label: str = "contention") -> Estimate:
+    """Two things at once on a shared resource that both together would use `demand` times (1 or less: no conflict).
+
+    While both run, each proceeds at 1 / demand of its speed, then the rest of the longer one alone:
+    T = max(A, B) + (demand - 1) min(A, B). Demand 2 (both saturate it) is one after the other; above 2 sharing costs more
+    than taking turns (thrashing).
+    """
+    xp = namespace(a, b, demand)
+    return overlap(a, b, factor=2.0 - xp.maximum(demand, 1.0), label=label)
+
+
+def averaged(part: Estimate, weights: Array, axis: int = 0) -> Estimate:
+    """Mean over an axis of configurations, with `weights` along it: `expectation` for batches kept as an array.
+
+    `axis` counts in `part.mean_s`, from 0. `weights` [batches] sum to one (not checked). Errors of one label are the same shapes
+    in every batch.
+    """
+    xp = namespace(part, weights)
+    rank = xp.ndim(part.mean_s)
+    weights = xp.reshape(xp.asarray(weights), (-1,) + (1,) * (rank - axis - 1))
+
+    def mean(value: Array, leading: int) -> Array:
+        value = xp.asarray(value)
+        missing = rank + leading - value.ndim
+        value = xp.reshape(value, value.shape[:leading] + (1,) * missing + value.shape[leading:])
+        return xp.sum(value * weights, axis=axis + leading)
+
+    return Estimate(
+        mean(part.mean_s, 0),
+        {source: mean(value, 0) for source, value in part.shared_s.items()},
+        {label: mean(value, 1) for label, value in part.private_s.items()},
+    )
+
+
+def known(time_s: Array) -> Estimate:
+    """A time without error, [...]."""
+    return Estimate(time_s, {}, {})
 
 
 def _combined(terms: Sequence[tuple[Estimate, Array]]) -> Estimate:

@@ -3,16 +3,18 @@
     stage      S = (compute + tensor-parallel and expert communication of one microbatch) / pp
     pipeline   (m + (pp - 1) / v) S + sends          1F1B for v = 1, interleaved with v model chunks per device otherwise
     gradients  G after the last microbatch; a share `gradient_overlap` of it hides behind the last backward pass (at most its
-    time) step       pipeline + exposed G + optimiser, times 1 + s sqrt(2 ln n) where the ranks' times vary by s (synchronous
-    stragglers)
+    time)
+    step       pipeline + exposed G + optimiser, times 1 + s E[max of n deviates] where n ranks wait for each other whose times
+               vary by s
 
 Sources: Narayanan et al., "Efficient large-scale language model training", SC 2021, section 2.2 (bubble (pp - 1) / (v m));
-Korthikanti et al., "Reducing activation recomputation", MLSys 2023; expected maximum of n normal deviates about sqrt(2 ln n).
+Korthikanti et al., "Reducing activation recomputation", MLSys 2023; `composition.straggler`.
 """
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from composition.straggler import expected_maximum
 from hardware import Accelerator
 from roofline import KernelTime, operator_bound
 from workloads import Collective, OperatorTable, Parallelism
@@ -53,11 +55,13 @@ def training_time(
     interleave: Array = 1,
     gradient_overlap: Array = 0.0,
     rank_deviation: Array = 0.0,
+    context_parallel: Array = 1,
 ) -> TrainingTime:
     """Step time of `table` (from `model.training_step` with the same `microbatches` and `parallelism`) on `chip`.
 
     `estimator` predicts each operator; `matrix_efficiency` divides the time of matrix products (1: the estimator's own).
-    `interleave`: model chunks per device, v. Arguments broadcast. NaN where a degree does not divide.
+    `interleave`: model chunks per device, v. `rank_deviation`: relative deviation between the dp x `context_parallel` ranks that
+    wait for each other. Arguments broadcast. NaN where a degree does not divide.
     Excludes: data loading, checkpoints, validation; overlap of tensor-parallel collectives with compute.
     """
     xp = namespace(table, parallelism, microbatches, matrix_efficiency, interleave)
@@ -85,9 +89,8 @@ def training_time(
     bubble = (kernels + communication + sends) * (pp - 1.0) / (interleave * m)
     backward = 2.0 / 3.0 * (kernels + communication) / m
     exposed = gradients - xp.minimum(gradient_overlap * gradients, backward)
-    ranks = xp.asarray(parallelism.dp * 1.0)
     before = kernels + communication + sends + bubble + exposed + optimiser
-    straggler = before * rank_deviation * xp.sqrt(2.0 * xp.log(xp.maximum(ranks, 1.0)))
+    straggler = before * rank_deviation * expected_maximum(parallelism.dp * context_parallel)
     mask = xp.where(xp.asarray(table.divisible), 0.0, xp.nan)
     return TrainingTime(
         before + straggler + mask, kernels, communication, sends, bubble, exposed, optimiser, straggler, kind_s
@@ -103,13 +106,16 @@ def zero3_time(
     microbatches: Array,
     estimator: Callable[[Any, Accelerator], KernelTime] = operator_bound,
     matrix_efficiency: Array = 1.0,
+    gathers: Array = 2.0,
+    overlap: Array = 1.0,
+    rank_deviation: Array = 0.0,
 ) -> TrainingTime:
     """Step time where weights are sharded over dp and gathered when needed (ZeRO stage 3, fully sharded data parallelism).
 
-    Each microbatch gathers all `weight_bytes` twice and scatters as many bytes of gradients, over the scale-out link, while
-    the previous layer computes: max(kernels, communication) + optimiser. `table`: of a step with `distributed_optimiser`;
-    its own gradient collectives are replaced. Source: Rajbhandari et al., "ZeRO", SC 2020, section 7 (3 x the parameters per
-    step and microbatch).
+    Each microbatch gathers all `weight_bytes` `gathers` times (forward, backward, and once more where layers are recomputed
+    and too large to be kept) and scatters as many bytes of gradients over the scale-out link. `overlap`: share of the shorter of
+    kernels and communication that hides behind the longer. `table`: of a step with `distributed_optimiser`; its own gradient
+    collectives are replaced. Source: Rajbhandari et al., "ZeRO", SC 2020, section 7 (3 x the parameters per step and microbatch).
     """
     xp = namespace(table, parallelism, microbatches)
     local = training_time(
@@ -118,10 +124,11 @@ def zero3_time(
     ranks, scope = parallelism.dp, parallelism.dp_scope
     gather = Collective(payload_bytes=weight_bytes, ranks=ranks, op="all_gather", scope=scope)
     scatter = Collective(payload_bytes=weight_bytes, ranks=ranks, op="reduce_scatter", scope=scope)
-    moved = microbatches * (2.0 * estimator(gather, chip).total_s + estimator(scatter, chip).total_s)
-    exposed = xp.maximum(moved - local.kernels_s, 0.0)
-    total = local.kernels_s + local.communication_s + exposed + local.optimiser_s
-    return local._replace(total_s=total, gradients_s=exposed)
+    moved = microbatches * (gathers * estimator(gather, chip).total_s + estimator(scatter, chip).total_s)
+    exposed = moved - overlap * xp.minimum(moved, local.kernels_s)
+    before = local.kernels_s + local.communication_s + exposed + local.optimiser_s
+    straggler = before * rank_deviation * expected_maximum(ranks)
+    return local._replace(total_s=before + straggler, gradients_s=exposed, straggler_s=straggler)
 
 
 def _part(name: str, kind: str) -> str:

@@ -44,11 +44,12 @@ class TorchBackend:
         where = f"cu{torch.version.cuda}" if self.gpu else "cpu"
         self.stack = f"torch-{torch.__version__.split('+')[0]}-{where}"
         self.memory_bytes = 0.8 * torch.cuda.mem_get_info()[0] if self.gpu else 0.5 * physical_memory()
+        self.library = _Torch(self._place)
         self._flushed = torch.zeros(FLUSH_BYTES // 4 if flush else 1, device=self._place)
 
     def prepare(self, op: Operator) -> Callable[[], Any]:
         try:
-            run = kernel(op, _Torch(self._place))
+            run = kernel(op, self.library)
             run()
         except RuntimeError as error:
             raise Unsupported(" ".join(str(error).split())[:100]) from None

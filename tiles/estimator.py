@@ -15,6 +15,7 @@ from tiles.attention import attention_time
 from tiles.calibrated import Calibrated
 from tiles.conv2d import conv2d_constants, conv2d_time
 from tiles.gemm import gemm_time
+from tiles.gemm_sweep import swept_gemm_time
 from tiles.grouped_gemm import expert_constants, grouped_gemm_time
 from tiles.kernel_families import FamilySet, engine
 from tiles.linear_attention import linear_attention_time
@@ -43,7 +44,7 @@ IN_EXPERTS = ("experts_silu_mul", "experts_activation", "combine")
 
 
 def tile_estimator(
-    stack: str = "vllm", *, rounding: Rounding = exact, calibrated: Calibrated | None = None
+    stack: str = "vllm", *, rounding: Rounding = exact, calibrated: Calibrated | None = None, sweep: bool = False
 ) -> Callable[[Operator, Accelerator], KernelTime]:
     """The estimator of `stack`. Raises `ValueError` for an unknown one, with the nearest known name.
 
@@ -53,6 +54,8 @@ def tile_estimator(
     with its routing, permutation, activation and expert load (`grouped_gemm_time`).
 
     `calibrated`: constants of one's own, taken before the shipped ones; its stack is known too.
+
+    `sweep`: for compiled calls over many configurations, GEMM candidates go through a loop instead of an axis (exact mode only).
     """
     own = Calibrated() if calibrated is None else calibrated
     if engine(stack) not in (*STACKS, engine(own.stack)):
@@ -75,6 +78,8 @@ def tile_estimator(
         if isinstance(op, GroupedGemm):
             constants = expert_constants(op, chip, stack, own.sets("moe"))[0]
             return grouped_gemm_time(op, chip, constants, layer_share=0.5, rounding=rounding)
+        if isinstance(op, Gemm) and sweep:
+            return swept_gemm_time(op, chip, own.gemm_constants(chip, op, _gemm_stack(op, stack, own)))
         if isinstance(op, Gemm):
             return gemm_time(op, chip, own.gemm_constants(chip, op, _gemm_stack(op, stack, own)), rounding)
         if isinstance(op, Attention):

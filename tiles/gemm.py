@@ -108,7 +108,7 @@ def gemm_time(
     chosen = candidate_terms(setting, candidates.at(index, over.xp), constants, rounding)
     # The best candidate evaluated again has the value of the minimum and, at a fraction of the cost, its derivative.
     best_s = rounding.min_over(total_s, axis=-1) if rounding.mode == "smooth" else chosen.total_s
-    return _assemble(setting, constants, chosen, best_s)
+    return assembled(setting, constants, chosen, best_s)
 
 
 def explain_gemm(
@@ -135,7 +135,7 @@ def explain_gemm(
     chosen = candidates.at(index, over.xp)
     terms = candidate_terms(setting, chosen, constants, exact)
     return GemmBreakdown(
-        _assemble(setting, constants, terms, terms.total_s),
+        assembled(setting, constants, terms, terms.total_s),
         chosen.tile_m,
         chosen.tile_n,
         chosen.split,
@@ -144,6 +144,10 @@ def explain_gemm(
         setting.quantise_s + 0.0 * terms.total_s,
         (constants.kind, constants.source),
     )
+
+
+#: Fields of a `_Setting` that are structure, not arrays.
+STATIC = ("xp", "a_bytes", "b_bytes", "out_bytes")
 
 
 class _Setting(NamedTuple):
@@ -279,9 +283,10 @@ def candidate_terms(s: _Setting, t: Candidates, c: GemmConstants, rounding: Roun
 
 def _over_candidates(setting: _Setting) -> _Setting:
     """`setting` with a trailing axis for candidates."""
-    fixed = ("xp", "a_bytes", "b_bytes", "out_bytes")
     xp = setting.xp
-    changes = {name: xp.asarray(value)[..., None] for name, value in zip(setting._fields, setting) if name not in fixed}
+    changes = {
+        name: xp.asarray(value)[..., None] for name, value in zip(setting._fields, setting) if name not in STATIC
+    }
     return setting._replace(**changes)
 
 
@@ -290,7 +295,8 @@ def _index_of_minimum(total_s: Array) -> Array:
     return xp.argmin(stop_gradient(total_s), axis=-1)  # the choice itself has no derivative
 
 
-def _assemble(s: _Setting, c: GemmConstants, terms: GemmTerms, best_s: Array) -> KernelTime:
+def assembled(s: _Setting, c: GemmConstants, terms: GemmTerms, best_s: Array) -> KernelTime:
+    """The `KernelTime` of candidate terms whose best total, without launch, is `best_s`."""
     xp = s.xp
     launch = c.launch_s + s.quantise_s
     cache = xp.maximum(xp.maximum(terms.l2_s, terms.store_s), terms.step_s)

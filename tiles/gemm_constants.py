@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from hardware.accelerator import Accelerator, static
 from workloads.dtypes import RATE_FORMAT, canonical_dtype
@@ -138,7 +139,7 @@ def constants_architecture(chip: Accelerator) -> str:
     Ada."""
     small = chip.on_chip_bytes_per_core < _DATA_CENTRE_BYTES
     graphics = chip.architecture in ("Blackwell", "Ampere", "Hopper")
-    return "Ada" if graphics and bool(jax.numpy.all(small)) else chip.architecture
+    return "Ada" if graphics and bool(np.all(np.asarray(small))) else chip.architecture
 
 
 def gemm_constants(

@@ -1,5 +1,4 @@
-"""Millions of GEMMs at once: the same model as `gemm_time`, seconds only, looping over candidates instead of an axis
-for them.
+"""Millions of GEMMs at once: the same model as `gemm_time`, looping over candidates instead of an axis for them.
 
 Rows go through in blocks that stay in the core's own cache while a compiled loop over tiles keeps the running minimum:
 memory is that of the rows, and the arithmetic is vector code over a block. The splits of one tile are evaluated together,
@@ -8,20 +7,45 @@ by side.
 """
 
 from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from hardware.accelerator import Accelerator
+from roofline.kernel_time import KernelTime
 from roofline.relax import exact
 from tiles.candidates import Candidates, family
-from tiles.gemm import candidate_terms, gemm_setting
+from tiles.gemm import STATIC, assembled, candidate_terms, gemm_setting, gemm_time
 from tiles.gemm_constants import GemmConstants, matrix_rate
-from workloads.numeric import Array
+from workloads.numeric import Array, namespace
 from workloads.operators import Gemm
 
 #: Rows per block: a few dozen float64 columns of it fit in the 1 MB that a core has to itself.
 BLOCK_ROWS = 2048
+
+
+def swept_gemm_time(op: Gemm, chip: Accelerator, constants: GemmConstants) -> KernelTime:
+    """`gemm_time(op, chip, constants)` in exact mode for many GEMMs, [...]: the candidate is chosen by a compiled loop and
+    evaluated once more, so the derivative costs little and is that of `gemm_time`.
+
+    The loop compares in float32 and only the winner's time is computed in float64: of candidates equal to 1e-6 either may win.
+    `constants` and the chip's rates hold scalars. Outside JAX it is `gemm_time` itself.
+    """
+    peak = matrix_rate(chip, op.dtype)
+    if peak is None or namespace(op, chip) is not jnp:
+        return gemm_time(op, chip, constants)
+    shape = jnp.broadcast_shapes(*(jnp.shape(x) for x in (op.m, op.n, op.k, op.batch)))
+    columns = [jnp.broadcast_to(jnp.asarray(x, float), shape).reshape(-1) for x in (op.m, op.n, op.k, op.batch)]
+    fixed, leaves = jax.tree_util.tree_structure(chip), jax.tree_util.tree_leaves(chip)
+    still = jax.tree_util.tree_unflatten(fixed, [jax.lax.stop_gradient(leaf) for leaf in leaves])
+    inert = [jax.lax.stop_gradient(column) for column in columns]
+    copies = jnp.full_like(inert[0], jnp.inf)
+    _, index = _best(op, [*inert, copies], still, constants, jax.lax.stop_gradient(peak), jnp.float32)
+    setting = gemm_setting(op, chip, constants, peak, jnp.inf)
+    chosen = family(constants.candidates).at(index.reshape(shape), jnp)
+    terms = candidate_terms(setting, chosen, constants, exact)
+    return assembled(setting, constants, terms, terms.total_s)
 
 
 def gemm_seconds(
@@ -38,40 +62,61 @@ def gemm_seconds(
     rows = columns[0].shape[0]
     if peak is None:
         return jnp.full(rows, jnp.nan)
-    blocks = -(-rows // BLOCK_ROWS)
-    padded = [jnp.pad(column, (0, blocks * BLOCK_ROWS - rows), mode="edge") for column in columns]
-    groups = _by_splits(family(constants.candidates))
+    best, _ = _best(op, columns, chip, constants, peak)
+    m, n, k, batch, copies = columns
+    setting = gemm_setting(replace(op, m=m, n=n, k=k, batch=batch), chip, constants, peak, copies)
+    return best + constants.launch_s + setting.quantise_s
 
-    def block_seconds(block: tuple[Array, ...]) -> Array:
+
+def _best(
+    op: Gemm, columns: list[Array], chip: Accelerator, constants: GemmConstants, peak: Array, precision: Any = float
+) -> tuple[Array, Array]:
+    """Least time over the candidates without launch, and the candidate that has it, for m, n, k, batch, copies [rows]."""
+    rows = columns[0].shape[0]
+    size = min(BLOCK_ROWS, max(rows, 1))
+    blocks = -(-rows // size)
+    padded = [jnp.pad(column, (0, blocks * size - rows), mode="edge") for column in columns]
+    groups = _by_splits(family(constants.candidates), precision)
+
+    def block_best(block: tuple[Array, ...]) -> tuple[Array, Array]:
         m, n, k, batch, copies = block
         setting = gemm_setting(replace(op, m=m, n=n, k=k, batch=batch), chip, constants, peak, copies)
+        numbers = {name: jnp.asarray(v, precision) for name, v in setting._asdict().items() if name not in STATIC}
+        setting = setting._replace(**numbers)
 
-        best = jnp.full(BLOCK_ROWS, jnp.inf)
-        for splits, tiles in groups.items():
+        best = (jnp.full(size, jnp.inf, precision), jnp.zeros(size, jnp.int32))
+        for splits, tiles, numbers in groups:
 
-            def keep_smaller(best: Array, tile: Candidates, splits=splits) -> tuple[Array, None]:
-                for split in splits:
-                    one = tile._replace(split=split)
-                    best = jnp.minimum(best, candidate_terms(setting, one, constants, exact).total_s)
+            def keep_smaller(
+                best: tuple[Array, Array], item: tuple[Candidates, Array], splits: tuple[float, ...] = splits
+            ) -> tuple[Any, None]:
+                tile, number = item
+                for position, split in enumerate(splits):
+                    total = candidate_terms(setting, tile._replace(split=split), constants, exact).total_s
+                    better = total < best[0]
+                    best = jnp.where(better, total, best[0]), jnp.where(better, number[position], best[1])
                 return best, None
 
-            best, _ = jax.lax.scan(keep_smaller, best, tiles)
-        return best + constants.launch_s + setting.quantise_s
+            best, _ = jax.lax.scan(keep_smaller, best, (tiles, numbers))
+        return best
 
-    stacked = tuple(column.reshape(blocks, BLOCK_ROWS) for column in padded)
-    return jax.lax.map(block_seconds, stacked).reshape(-1)[:rows]
+    stacked = tuple(column.reshape(blocks, size) for column in padded)
+    best, index = jax.lax.map(block_best, stacked)
+    return best.reshape(-1)[:rows], index.reshape(-1)[:rows]
 
 
-def _by_splits(candidates: Candidates) -> dict[tuple[float, ...], Candidates]:
-    """The tiles of a family as arrays, grouped by the split factors they are offered with."""
-    splits: dict[tuple[float, ...], list[float]] = {}
-    for tile_m, tile_n, split, *rest in zip(*candidates):
-        splits.setdefault((tile_m, tile_n, *rest), []).append(float(split))
-    tiles: dict[tuple[float, ...], list[tuple[float, ...]]] = {}
-    for tile, factors in splits.items():
-        tiles.setdefault(tuple(factors), []).append(tile)
-    groups = {}
+def _by_splits(candidates: Candidates, precision: Any) -> list[tuple[tuple[float, ...], Candidates, Array]]:
+    """The tiles of a family as arrays, grouped by the split factors they are offered with, and the candidate's number in the
+    family, [tiles, splits]."""
+    splits: dict[tuple[float, ...], list[tuple[float, int]]] = {}
+    for number, (tile_m, tile_n, split, *rest) in enumerate(zip(*candidates)):
+        splits.setdefault((tile_m, tile_n, *rest), []).append((float(split), number))
+    tiles: dict[tuple[float, ...], list[tuple]] = {}
+    for tile, offered in splits.items():
+        tiles.setdefault(tuple(split for split, _ in offered), []).append((tile, [number for _, number in offered]))
+    groups = []
     for factors, rows in tiles.items():
-        tile_m, tile_n, *rest = (jnp.asarray(column) for column in zip(*rows))
-        groups[factors] = Candidates(tile_m, tile_n, jnp.ones(len(rows)), *rest)
+        tile_m, tile_n, *rest = (jnp.asarray(column, precision) for column in zip(*(tile for tile, _ in rows)))
+        numbers = jnp.asarray([number for _, number in rows], jnp.int32)
+        groups.append((factors, Candidates(tile_m, tile_n, jnp.ones(len(rows), precision), *rest), numbers))
     return groups

@@ -4,6 +4,7 @@ What may live here: shapes, formats and readers of model descriptions. What may 
 """
 
 from workloads.batch import Batch, DecodeGroup, PrefillGroup
+from workloads.chakra_trace import ChakraNode, ChakraTrace, read_chakra_trace, write_chakra_trace
 from workloads.huggingface import read_config, read_config_file
 from workloads.image_model import ImageModel
 from workloads.layers import (
@@ -27,6 +28,8 @@ from workloads.transformer import TransformerModel
 __all__ = [
     *_operators,
     "Batch",
+    "ChakraNode",
+    "ChakraTrace",
     "DecodeGroup",
     "Entry",
     "FeedForward",
@@ -47,7 +50,9 @@ __all__ = [
     "Model",
     "load",
     "model_names",
+    "read_chakra_trace",
     "read_config",
     "read_config_file",
     "operator_table",
+    "write_chakra_trace",
 ]

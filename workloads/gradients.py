@@ -51,7 +51,8 @@ def _backward(entry: Entry) -> list[Entry]:
         if name.startswith(("embedding", "loss")):
             return []  # the gradient of a sum needs no communication where every rank holds it
         conjugate = replace(op, op=_CONJUGATE.get(op.op, op.op))
-        return [Entry(f"{name}.backward", conjugate, count, layers)]
+        gathered = [Entry(f"{name}.again", op, count, layers)] if name.startswith("context") else []
+        return [*gathered, Entry(f"{name}.backward", conjugate, count, layers)]
     if isinstance(op, Elementwise):
         outputs = op.elements * op.inputs
         gradient = replace(

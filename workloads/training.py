@@ -6,10 +6,12 @@ from workloads import parameters
 from workloads.batch import Batch
 from workloads.dtypes import element_bytes
 from workloads.gradients import backward_entries, unfused_attention
+from workloads.layers import GroupedQueryAttention, LatentAttention
 from workloads.numeric import Array, namespace
 from workloads.operator_table import Entry, OperatorTable, operator_table
 from workloads.operators import Attention, Collective, Elementwise, LinearAttention, Softmax
 from workloads.parallelism import Parallelism
+from workloads.pass_context import PassContext
 from workloads.phase import context, divisible, embedding_entries, head_entries, layer_entries, pipeline_entries
 
 if TYPE_CHECKING:
@@ -23,8 +25,7 @@ NOTES = (
     "one device, all pipeline stages in turn, all microbatches: 1 / pp of the sum is a stage's mean work; no bubbles",
     "includes forward, input and weight gradients as separate products, recomputation, collectives of tp, ep and pp "
     "both ways, gradient reduction over data-parallel ranks, optimiser update, cross-entropy",
-    "excludes the exchange of keys and values under context parallelism, dropout, data loading, checkpoint writing, "
-    "gradient clipping, the second all-gather of sequence "
+    "excludes dropout, data loading, checkpoint writing, gradient clipping, the second all-gather of sequence "
     "parallelism for weight gradients, expert load-balancing losses",
 )
 
@@ -49,7 +50,8 @@ def training_table(
     `recompute`: "selective" runs the attention core again in the backward pass, "full" every layer (Korthikanti et
     al., 2022). `flash_attention` False spells attention out as two batched products and a softmax.
     `context_parallel`: devices (beyond tp, pp and dp) that share each sequence, the causal work balanced between them:
-    a device runs seq_len / cp queries against (seq_len + seq_len / cp) / 2 keys on average.
+    a device runs seq_len / cp queries against (seq_len + seq_len / cp) / 2 keys on average, and gathers the keys and values of the
+    whole sequence first (over `dp_scope`; gathered again for the backward pass, whose gradients are reduce-scattered).
     `distributed_optimiser`: gradients are reduce-scattered and weights all-gathered over dp, the update split over
     dp; otherwise one all-reduce. Names of backward operators end in ".dgrad", ".wgrad" or ".backward", of repeated
     ones in ".recompute". Raises `ValueError` for unknown options.
@@ -64,6 +66,7 @@ def training_table(
     ctx = context(model, Batch.prefill_of(per_pass, own_tokens, (seq_len - own_tokens) / 2.0), p)
     layers = [e for e in layer_entries(model, ctx) if getattr(e.operator, "name", "") != "kv_write"]
     layers = layers if flash_attention else unfused_attention(layers)
+    layers += _context_exchange(model, ctx, context_parallel)
     outer = embedding_entries(model, ctx) + head_entries(model, ctx, ctx.tokens)
     outer = [e for e in outer if e.name != "logits_all_gather"]
     loss = [Entry("cross_entropy", Softmax(rows=ctx.tokens, cols=model.vocab_size / p.tp, dtype="fp32"), 1, "head")]
@@ -80,6 +83,25 @@ def training_table(
     entries = [e._replace(count=e.count * microbatches) for e in entries]
     entries += _update(model, ctx.parallelism, optimiser, distributed_optimiser, gradient_dtype)
     return operator_table(entries, divisible(model, ctx), NOTES)
+
+
+def _context_exchange(model: "TransformerModel", ctx: PassContext, ranks: Array) -> list[Entry]:
+    """Gathering keys and values over the devices that share a sequence. Source: Llama 3, arXiv 2407.21783, section 3.3.2."""
+    entries = []
+    for group in model.layers:
+        spec = group.attention
+        if isinstance(spec, GroupedQueryAttention):
+            heads = spec.kv_heads / ctx.parallelism.tp
+            width = 2 * spec.head_dim * namespace(heads).maximum(heads, 1.0)
+        elif isinstance(spec, LatentAttention):
+            width = spec.kv_rank + spec.rope_dim
+        else:
+            continue
+        payload = ctx.tokens * ranks * width * element_bytes(ctx.dtype)
+        entries += ctx.collective(
+            "context_all_gather", "all_gather", payload, ranks, group.count, ctx.parallelism.dp_scope, "all"
+        )
+    return entries
 
 
 def _update(

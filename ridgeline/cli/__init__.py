@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 import typer
 
-from ridgeline.cli import calibrate, devices, measure, models, predict, profile, serve, validate
+from ridgeline.cli import calibrate, devices, gap, measure, models, predict, profile, serve, validate
 
 #: The base of all complaints about options and arguments. Typer carries its own click or uses the installed one, by
 #: version; its public exceptions lead to the right one.
@@ -30,6 +30,7 @@ app.command("operators")(models.operators)
 app.command("validate")(validate.validate)
 app.command("calibrate")(calibrate.calibrate)
 app.command("measure")(measure.measure)
+app.command("gap")(gap.gap)
 app.add_typer(profile.profile, name="profile")
 app.add_typer(serve.serve, name="serve")
 

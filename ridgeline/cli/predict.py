@@ -24,6 +24,9 @@ def predict(
     ] = None,
     constants: Annotated[Path | None, typer.Option(help="Constants of one's own, from: ridgeline calibrate.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Write the roofline picture to this file.")] = None,
+    trace: Annotated[
+        Path | None, typer.Option(help="Write both phases as a Chrome / Perfetto trace to this file.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON (SI units) instead of tables.")] = False,
 ) -> None:
     """Predict prefill and decode of a model on a chip."""
@@ -59,6 +62,10 @@ def predict(
             report.save_roofline(prediction, plot)
         except (OSError, ValueError) as error:
             raise ValueError(f"--plot: {str(plot)!r} cannot be written: {error}") from None
+    if trace is not None:
+        from ridgeline.phase_trace import save_phase_trace
+
+        save_phase_trace(prediction, trace, estimator=estimator, stack=stack)
     if json:
         print(dumps(report.prediction_json(prediction), indent=1))
     else:

@@ -1,13 +1,14 @@
 """Level "training": published training runs (step time) and their parameter and optimiser memory.
 
 Folder: `training_measured.csv` and, optionally, `training_memory.csv`. One efficiency of matrix products is shared by all
-runs. What a publication does not print is assumed: one sequence per microbatch, no interleaving (Llama 3: one layer per
-model chunk), flash attention and overlapped gradients only where the model is of the Llama 3 generation. Runs of models that
-are neither of the GPT nor of the Llama shape are counted and not answered. Splits: "source" refits the efficiency without
-each publication in turn.
+runs. What a publication does not print is assumed: one sequence per microbatch, no interleaving (Llama 3: one layer per model
+chunk), flash attention, fp32 gradients and their overlap only where the model is of the Llama 3 generation (GPTs reduce
+theirs in fp16). Runs of models that are neither of the GPT, the Llama nor the PaLM shape are counted and not answered. Splits:
+"source" refits the efficiency without each publication in turn.
 """
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +19,20 @@ import hardware
 import workloads
 from composition import training_time, zero3_time
 from composition.training_constants import training_constants
+from hardware import Accelerator
 from ridgeline.validate.report import Validation
 from ridgeline.validate.tables import NUMBER, TEXT, find_table, measured_or_nan, read_table
-from workloads import Parallelism, TransformerModel
+from roofline import KernelTime, operator_bound
+from tiles import tile_estimator
+from workloads import Attention, Operator, Parallelism, TransformerModel
 
 SPLITS = ("none", "source")
 
 _SIZES = ("heads", "hidden", "layers", "seq", "vocab", "tp", "pp", "cp", "gpus", "global_batch", "microbatch")
-_COLUMNS = {name: NUMBER for name in (*_SIZES, "tflops_per_gpu", "iter_s", "derived_iter_s")}
+_COLUMNS = {name: NUMBER for name in (*_SIZES, "tflops_per_gpu", "mfu_pct", "hfu_pct", "iter_s", "derived_iter_s")}
 _COLUMNS |= {name: TEXT for name in ("source", "hw", "model_B", "recompute", "seq_par", "verified")}
 _MEMORY = {"source": TEXT, "hw": TEXT, "model": TEXT, "param_opt_GiB": NUMBER}
+_TILES = tile_estimator("vllm")
 #: Hardware as publications write it -> catalogue name.
 _CHIPS = {"A100": "a100_sxm", "H100": "h100_sxm", "TPUV4": "tpu_v4"}
 
@@ -97,16 +102,28 @@ def _predicted_s(run: Any, efficiency: float) -> float:
         return float("nan")
     accelerator = hardware.load(chip)
     llama = model.name.startswith("llama")
+    is_palm = model.name == "palm"
     zero3 = "ZeRO-3" in run.source
     cp = run.cp if run.cp >= 1 else 1.0
     dp = run.gpus / (run.tp * run.pp * cp)
     per_rank = run.global_batch / dp
-    size = run.microbatch if run.microbatch >= 1 else 1.0
+    # PaLM runs its share of the batch in one piece.
+    size = run.microbatch if run.microbatch >= 1 else per_rank if is_palm else 1.0
     # Without pipeline and microbatch size, weights are gathered once for all sequences of a rank.
     microbatches = 1 if zero3 else max(1, round(per_rank / size))
     parallelism = Parallelism(
-        tp=int(run.tp), pp=int(run.pp), dp=int(dp), pp_scope="scale_out", sequence_parallel=run.seq_par == "yes"
+        tp=int(run.tp),
+        pp=int(run.pp),
+        dp=int(dp),
+        pp_scope="scale_out",
+        dp_scope="scale_up" if is_palm else "scale_out",
+        sequence_parallel=run.seq_par == "yes",
     )
+    if run.recompute == "partial":
+        # A third more FLOPs is a whole forward pass again; the publication's two utilisations say how much of it was.
+        share = min(max(3.0 * (run.hfu_pct / run.mfu_pct - 1.0), 0.0), 1.0)
+        none, full = (_predicted_s(run._replace(recompute=word), efficiency) for word in ("none", "full"))
+        return (1.0 - share) * none + share * full
     recompute = run.recompute if run.recompute in ("full", "selective") else "none"
     table = model.training_step(
         run.global_batch,
@@ -116,9 +133,12 @@ def _predicted_s(run: Any, efficiency: float) -> float:
         context_parallel=cp,
         recompute=recompute,
         flash_attention=llama,
-        distributed_optimiser=zero3,
+        distributed_optimiser=zero3 or is_palm,
+        gradient_dtype="fp32" if llama or is_palm else "fp16",
     )
+    constants = training_constants()
     if zero3:
+        kept = model.parameters / model.layer_count <= constants.zero3_live_parameters
         time = zero3_time(
             table,
             accelerator,
@@ -126,6 +146,9 @@ def _predicted_s(run: Any, efficiency: float) -> float:
             weight_bytes=model.weight_bytes,
             microbatches=microbatches,
             matrix_efficiency=efficiency,
+            gathers=2.0 if kept or recompute != "full" else 3.0,
+            overlap=constants.zero3_overlap,
+            rank_deviation=constants.rank_deviation,
         )
     else:
         time = training_time(
@@ -133,11 +156,19 @@ def _predicted_s(run: Any, efficiency: float) -> float:
             accelerator,
             parallelism,
             microbatches=microbatches,
+            estimator=_kernels,
             matrix_efficiency=efficiency,
             interleave=_interleave(run, llama),
-            gradient_overlap=1.0 if llama else 0.0,
+            gradient_overlap=1.0 if llama or is_palm else 0.0,
+            rank_deviation=constants.rank_deviation,
+            context_parallel=cp,
         )
     return float(np.ravel(time.total_s)[0])
+
+
+def _kernels(op: Operator, chip: Accelerator) -> KernelTime:
+    """Flash attention by its tile model, everything else at the roofline."""
+    return _TILES(op, chip) if isinstance(op, Attention) else operator_bound(op, chip)
 
 
 def _interleave(run: Any, llama: bool) -> int:
@@ -148,7 +179,9 @@ def _interleave(run: Any, llama: bool) -> int:
 
 
 def _model(run: Any) -> TransformerModel | None:
-    """The model of a run: GPT by its sizes, Llama 3 by its sizes; None for other shapes."""
+    """The model of a run: GPT, Llama 3 and PaLM by their sizes; None for other shapes."""
+    if re.search("palm", run.source, re.IGNORECASE):
+        return palm(run.hidden, run.layers, run.heads, run.seq, run.vocab)
     if re.search("llama", run.source, re.IGNORECASE):
         for name in ("llama-3.1-8b", "llama-3.1-70b", "llama-3.1-405b"):
             model = workloads.load(name)
@@ -159,6 +192,21 @@ def _model(run: Any) -> TransformerModel | None:
     if not re.search("megatron|korthikanti|mtnlg|gpt", run.source, re.IGNORECASE):
         return None
     return gpt(run.hidden, run.layers, run.heads, run.seq, run.vocab)
+
+
+def palm(hidden: float, layers: float, heads: float, positions: float, vocab: float) -> TransformerModel:
+    """A PaLM: one key-value head of 256, gated feed-forward four times as wide, tied embeddings (arXiv 2204.02311, section 2)."""
+    sizes = {"hidden_size": hidden, "num_hidden_layers": layers, "num_attention_heads": heads, "vocab_size": vocab}
+    sizes |= {
+        "intermediate_size": 4 * hidden,
+        "max_position_embeddings": positions,
+        "num_key_value_heads": 1,
+        "head_dim": 256,
+    }
+    fixed = {"model_type": "llama", "tie_word_embeddings": True, "rms_norm_eps": 1e-6}
+    model = workloads.load(fixed | {key: int(value) for key, value in sizes.items()})
+    assert isinstance(model, TransformerModel)
+    return replace(model, name="palm")
 
 
 def gpt(hidden: float, layers: float, heads: float, positions: float, vocab: float) -> TransformerModel:
@@ -172,15 +220,19 @@ def gpt(hidden: float, layers: float, heads: float, positions: float, vocab: flo
 def _measured_s(run: Any) -> float:
     """The published step time; else from the published FLOP/s and the FLOPs the publication counts.
 
-    GPT: eq. 3 of Narayanan et al., recomputation included. Llama: 6 N per token plus attention, no recomputation.
+    GPT: eq. 3 of Narayanan et al., recomputation included. Llama: 6 N per token plus attention, no recomputation. PaLM: the
+    same from the share of the peak its publication prints (attention not halved for causality).
     """
     for value in (run.iter_s, run.derived_iter_s):
         if value > 0:
             return value
+    tokens = run.global_batch * run.seq
+    model, chip = _model(run), _chip_name(run.hw)
+    if model is not None and model.name == "palm" and chip is not None and run.mfu_pct > 0:
+        flops = tokens * (6.0 * model.parameters + 12.0 * run.layers * run.heads * 256.0 * run.seq)
+        return flops / (run.mfu_pct / 100.0 * hardware.load(chip).matrix_flops_per_s["bf16"] * run.gpus)
     if not run.tflops_per_gpu > 0:
         return float("nan")
-    tokens = run.global_batch * run.seq
-    model = _model(run)
     if model is not None and model.name.startswith("llama"):
         flops = tokens * (6.0 * model.parameters + 6.0 * run.layers * run.hidden * run.seq)
     else:

@@ -78,3 +78,29 @@ def test_context_parallelism_shares_the_work_of_long_sequences():
     shared = GPT.training_step(4, 16384, p, microbatches=4, context_parallel=4)
     flops = [float(np.ravel(t.total("flops", ["gemm", "attention"]))[0]) for t in (whole, shared)]
     assert flops[1] == pytest.approx(flops[0] / 4, rel=0.01)
+
+
+def test_a_shared_sequence_gathers_its_keys_and_values():
+    p = Parallelism(tp=8, pp=1, dp=1)
+    shared = GPT.training_step(4, 16384, p, microbatches=4, context_parallel=4)
+    entries = {e.name: e for e in shared.entries() if e.name.startswith("context")}
+    # Per layer: gathered for the forward pass, again for the backward pass, gradients scattered.
+    ops = sorted(e.operator.op for e in entries.values())
+    assert ops == ["all_gather", "all_gather", "reduce_scatter"]
+    spec = GPT.layers[0].attention
+    payload = 16384 * 2 * spec.kv_heads / 8 * spec.head_dim * 2
+    assert all(float(np.ravel(e.operator.payload_bytes)[0]) == payload for e in entries.values())
+    assert all(float(np.ravel(e.count)[0]) == 4 * GPT.layer_count for e in entries.values())
+    alone = GPT.training_step(4, 16384, p, microbatches=4)
+    assert not any(e.name.startswith("context") for e in alone.entries())
+
+
+def test_sharded_weights_overlap_in_part_and_are_gathered_again_after_recomputation():
+    p = Parallelism(dp=64)
+    table = GPT.training_step(256, 2048, p, microbatches=1, recompute="full", distributed_optimiser=True)
+    known = {"weight_bytes": GPT.weight_bytes, "microbatches": 1}
+    whole, part, none = (total(zero3_time(table, A100, p, overlap=f, **known)) for f in (1.0, 0.5, 0.0))
+    assert part == pytest.approx((whole + none) / 2)
+    assert total(zero3_time(table, A100, p, gathers=3.0, overlap=0.0, **known)) > none
+    waiting = zero3_time(table, A100, p, rank_deviation=0.02, **known)
+    assert float(np.ravel(waiting.straggler_s)[0]) == pytest.approx(whole * 0.02 * 2.37, rel=0.02)

@@ -1,5 +1,7 @@
 """The estimator over whole phases: every kind answered, above the bound, and the same numbers one by one."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -77,3 +79,17 @@ def test_random_routing_counts_what_drawing_counts():
             rows = np.bincount(chosen.ravel(), minlength=experts).astype(float)
             draws.append(expert_load(rows, TILE_M).tiles)
         np.testing.assert_allclose(routed_load(op).tiles, np.mean(draws, axis=0), rtol=0.05)
+
+
+def test_swept_products_take_the_same_candidates_and_have_the_same_derivative():
+    rng = np.random.default_rng(0)
+    m, n, k = (jnp.asarray(np.floor(np.exp(rng.uniform(0.0, np.log(60_000), 500)))) for _ in range(3))
+    chip = hardware.load("h100_sxm")
+    plain, swept = tile_estimator("vllm"), tile_estimator("vllm", sweep=True)
+
+    def total(estimator, scale):
+        return estimator(Gemm(m=m, n=n, k=k), chip.scaled(mem_bandwidth=scale)).total_s
+
+    np.testing.assert_allclose(total(swept, jnp.asarray(1.0)), total(plain, 1.0), rtol=1e-6)
+    slopes = [float(jax.grad(lambda s, e=e: jnp.sum(total(e, s)))(1.0)) for e in (plain, swept)]
+    assert slopes[1] == pytest.approx(slopes[0], rel=1e-6)

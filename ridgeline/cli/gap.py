@@ -1,0 +1,62 @@
+"""`ridgeline gap --on host`: how kernel times become the time of a request on this machine, measured."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def gap(
+    on: Annotated[str, typer.Option(help="host, or the catalogue name of the GPU that PyTorch runs on.")] = "host",
+    framework: Annotated[str, typer.Option(help="numpy, jax, torch, or auto (torch if installed, else jax).")] = "auto",
+    layers: Annotated[int, typer.Option(help="Layers of the model.")] = 4,
+    hidden: Annotated[int, typer.Option(help="Hidden size, a multiple of 64.")] = 256,
+    vocab: Annotated[int, typer.Option(help="Vocabulary.")] = 4096,
+    batch: Annotated[int, typer.Option(help="Requests at once.")] = 1,
+    input: Annotated[int, typer.Option(help="Prompt tokens.")] = 64,
+    output: Annotated[int, typer.Option(help="Generated tokens, at least 2.")] = 9,
+    repeats: Annotated[int, typer.Option(min=2, help="Runs per measurement; the median is kept.")] = 7,
+    seconds: Annotated[float, typer.Option(min=0.2, help="Rough time for measuring the host's rates.")] = 4.0,
+    json: Annotated[Path | None, typer.Option(help="Write all numbers to this file.")] = None,
+) -> None:
+    """Measure kernels, layers and a small transformer here, predict them, and print gamma with its attribution."""
+    from json import dumps
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from ridgeline.host_gap import host_gap, small_transformer
+
+    note = Console(stderr=True)
+    found = host_gap(
+        on=on,
+        framework=framework,
+        model=small_transformer(layers=layers, hidden=hidden, vocab=vocab),
+        batch=batch,
+        input_tokens=input,
+        output_tokens=output,
+        repeats=repeats,
+        budget_s=seconds,
+        progress=lambda line: note.print(line, markup=False),
+    )
+    console = Console()
+    console.width = max(console.width, 110)
+    table = Table(title=f"composition gap on {found.chip.name}, {found.stack}: {layers} layers of {hidden}")
+    for column in ("boundary", "level", "sum of predictions", "gamma", "term", "seconds", "share of predictions"):
+        table.add_column(column, justify="left" if column in ("boundary", "term") else "right")
+    for name, one in found.gaps.items():
+        for index, (term, share) in enumerate(zip(one.terms, one.shares().values())):
+            head = (name, _ms(one.level_s), _ms(one.parts_s), f"{float(one.signed):+.1%}") if index == 0 else ("",) * 4
+            table.add_row(*head, term.name, _ms(term.seconds), f"{float(share):+.1%}")
+    console.print(table)
+    mean, deviation = float(found.from_measured.mean_s), float(found.from_measured.deviation_s)
+    console.print(
+        f"request measured {_ms(found.measured.request_s)}; composed of measured kernels {_ms(mean)} +- {_ms(deviation)}",
+        markup=False,
+    )
+    if json is not None:
+        json.write_text(dumps(found.to_json(), indent=1), encoding="utf-8")
+
+
+def _ms(seconds: float) -> str:
+    return f"{float(seconds) * 1e3:.3f} ms"
