@@ -13,7 +13,7 @@ from dataflow.energy import Energy, energy
 from dataflow.evaluation import Evaluation, evaluate, explain
 from dataflow.layer_estimator import preset_estimator
 from dataflow.layer_mapping import LayerRun, rule_mapping, run_layer
-from dataflow.layer_sequence import LayerCost, OuterMemory, SequenceCost, run_sequence
+from dataflow.layer_sequence import LayerCost, OuterMemory, SequenceCost, layer_cost, outer_memory, run_sequence
 from dataflow.mapping import Loop, Mapping, mapping, mapping_from_text, stack
 from dataflow.presets import Preset, preset, preset_names
 from dataflow.problem import (
@@ -72,9 +72,11 @@ __all__ = [
     "explain",
     "gemm",
     "grouped_conv2d",
+    "layer_cost",
     "level_cycles",
     "mapping",
     "mapping_from_text",
+    "outer_memory",
     "preset",
     "preset_estimator",
     "preset_names",
