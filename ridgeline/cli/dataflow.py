@@ -152,7 +152,7 @@ def _print(console: Any, accelerator: str, name: str, run: Any) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from dataflow.plots import nest_text, reuse_frame
+    from dataflow.plots import nest_text
 
     facts = _described(accelerator, name, run)
     console.print(Text(f"{accelerator}, {name}", style="bold"))
@@ -166,9 +166,9 @@ def _print(console: Any, accelerator: str, name: str, run: Any) -> None:
     table = Table("level", "tensor", box=None, pad_edge=False, header_style="bold")
     for title in ("reads", "fills", "updates", "reuse", "energy µJ"):
         table.add_column(title, justify="right")
-    for row in reuse_frame(run).itertuples():
-        words = [f"{x:,.0f}" if x else "-" for x in (row.reads_words, row.fills_words, row.updates_words)]
-        reuse = "-" if row.reuse != row.reuse else f"{row.reuse:,.1f}"
-        table.add_row(row.level, row.tensor, *words, reuse, f"{1e6 * row.energy_joules:,.3g}")
+    for row in facts["reuse"]:
+        words = [f"{row[key]:,.0f}" if row[key] else "-" for key in ("reads_words", "fills_words", "updates_words")]
+        reuse = "-" if row["reuse"] is None else f"{row['reuse']:,.1f}"
+        table.add_row(row["level"], row["tensor"], *words, reuse, f"{1e6 * row['energy_joules']:,.3g}")
     console.print(table)
     console.print()

@@ -22,7 +22,7 @@ from dataflow.layer_mapping import rule_mapping, run_layer
 from dataflow.plots import energy_frame, latency_frame, layer_figure, nest_text, reuse_frame
 from dataflow.presets import preset, preset_names
 from ridgeline.cli import main
-from roofline import Reason, phase_time
+from roofline import Reason, operator_bound, phase_time
 from workloads.operators import Attention, Conv2d, Elementwise, Gemm, GroupedGemm
 
 size = st.integers(1, 40)
@@ -119,6 +119,15 @@ def test_estimator_answers_operators_and_arrays():
         assert answer.reason == Reason.OK
         assert answer.total_s > 0
         assert answer.total_s >= op.flops / (2 * 1024 * 1.8e9) * 0.99 or op.unit == "vector"
+
+
+@settings(deadline=None, max_examples=15)
+@given(st.integers(1, 200), st.integers(1, 200), st.integers(1, 200), st.sampled_from(("simba", "tpu_v1_like")))
+def test_estimator_is_never_below_the_roofline(m, n, k, name):
+    chip = preset(name)
+    op = Gemm(m=m, n=n, k=k, dtype="int8")
+    found = preset_estimator(chip, variants=3)(op, chip.chip())
+    assert found.total_s >= operator_bound(op, chip.chip()).total_s * (1 - 1e-12)
 
 
 def test_a_model_runs_on_a_preset():
