@@ -218,6 +218,22 @@ def test_scale_out_limits():
     assert cost.total_cycles < alone.total_cycles * 4096
 
 
+@pytest.mark.parametrize("flow", DATAFLOWS)
+def test_scale_out_sweeps_grids_and_shares_bandwidth(flow):
+    array = SystolicArray(
+        rows=16, cols=16, dataflow=flow, ifmap_words=2048, filter_words=2048, ofmap_words=2048, words_per_cycle=8.0
+    )
+    rows, cols = np.array([1, 2, 4]), np.array([4, 2, 1])
+    sweep = scale_out(256, 192, 128, array, Grid(rows=rows, cols=cols))
+    for i in range(3):
+        one = scale_out(256, 192, 128, array, Grid(rows=int(rows[i]), cols=int(cols[i])))
+        assert sweep.total_cycles[i] == one.total_cycles
+        assert sweep.dram_words[i] == one.dram_words
+        own = scale_out(256, 192, 128, array, Grid(rows=int(rows[i]), cols=int(cols[i]), shared_dram=False))
+        assert own.total_cycles <= one.total_cycles
+    assert (sweep.reduction_words == (0 if flow == "os" else (rows - 1) * 256 * 192)).all()
+
+
 def test_bad_dataflow_is_named():
     with pytest.raises(ValueError, match=r"array.dataflow: 'rs', expected one of os, ws, is"):
         SystolicArray(rows=8, cols=8, dataflow="rs")
