@@ -2,7 +2,8 @@
 systolic arrays.
 
 May import `roofline`, `hardware`, `workloads`. Holds no GPU kernel models (`tiles`) and no measured tables
-(`profiles`). The Gemmini closed form is `dataflow.gemmini`, searches are in `dataflow.mappers`.
+(`profiles`). The Gemmini closed form is `dataflow.gemmini`, searches are in `dataflow.mappers`, pictures in
+`dataflow.plots`.
 """
 
 from dataflow.architecture import Architecture, Compute, Storage, architecture
@@ -10,8 +11,11 @@ from dataflow.counts import Counts, TensorCounts, counts
 from dataflow.cycles import cycles, level_cycles
 from dataflow.energy import Energy, energy
 from dataflow.evaluation import Evaluation, evaluate, explain
-from dataflow.layer_sequence import LayerCost, OuterMemory, SequenceCost, run_sequence
+from dataflow.layer_estimator import preset_estimator
+from dataflow.layer_mapping import LayerRun, rule_mapping, run_layer
+from dataflow.layer_sequence import LayerCost, OuterMemory, SequenceCost, layer_cost, outer_memory, run_sequence
 from dataflow.mapping import Loop, Mapping, mapping, mapping_from_text, stack
+from dataflow.presets import Preset, preset, preset_names
 from dataflow.problem import (
     Problem,
     Tensor,
@@ -37,9 +41,11 @@ __all__ = [
     "Energy",
     "Evaluation",
     "LayerCost",
+    "LayerRun",
     "Loop",
     "Mapping",
     "OuterMemory",
+    "Preset",
     "Problem",
     "RowStationaryChip",
     "RowStationaryLayer",
@@ -66,11 +72,18 @@ __all__ = [
     "explain",
     "gemm",
     "grouped_conv2d",
+    "layer_cost",
     "level_cycles",
     "mapping",
     "mapping_from_text",
+    "outer_memory",
+    "preset",
+    "preset_estimator",
+    "preset_names",
     "problem",
     "row_stationary",
+    "rule_mapping",
+    "run_layer",
     "run_sequence",
     "scale_out",
     "stack",

@@ -16,7 +16,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax
+import numpy as np
 
+from dataflow.systolic_stalls import Stream, transfers
 from roofline.relax import Rounding, exact
 from workloads.numeric import Array, namespace
 from workloads.operators.operator import static
@@ -87,8 +89,9 @@ def systolic(
 
     `ifmap_footprint`: distinct input words where the ifmap is a lowered convolution (default m k). Cycles, utilisation
     and scratchpad traffic are exact; DRAM traffic is exact where nothing stalls (a convolution whose footprint exceeds
-    half the ifmap scratchpad excepted); stalls are an estimate (see `transfers`), whose error the validation report
-    states.
+    half the ifmap scratchpad excepted); stalls and the traffic beside them are an estimate (see `systolic_stalls`), whose
+    error the validation report states. Stalls differentiate with respect to bandwidths and buffer sizes at a given number
+    of turns (`rounding` straight-through or smooth).
     """
     xp = namespace(m, n, k, array, ifmap_footprint)
     m, n, k = 1.0 * xp.asarray(m), 1.0 * xp.asarray(n), 1.0 * xp.asarray(k)
@@ -102,34 +105,45 @@ def systolic(
 
     footprint = m * k if ifmap_footprint is None else 1.0 * xp.asarray(ifmap_footprint)
     halo = footprint / (m * k)
-    ifmap = _Stream(m * k, halo, array.ifmap_words)
-    filters = _Stream(n * k, 1.0, array.filter_words)
+    sizes = (array.ifmap_words, array.filter_words)
     if flow == "os":
         ifmap_reads, filter_reads = col_folds * m * k, row_folds * n * k
-        reads = (_cyclic(ifmap, row_folds, rows, col_folds), _repeated(filters, col_folds, k * cols, cols, row_folds))
+        free = (_cyclic(m * k, halo, sizes[0], col_folds), _repeated(n * k, sizes[1], col_folds, k * cols, row_folds))
+        streams = (
+            Stream(m, rows, k, sizes[0], passes=col_folds, distinct=halo),
+            Stream(n, cols, k, sizes[1], repeats=row_folds),
+        )
     elif flow == "ws":
         ifmap_reads, filter_reads = col_folds * m * k, n * k
-        reads = (_cyclic(ifmap, row_folds, rows, col_folds), _once(filters, row_folds * col_folds, rows * cols))
+        free = (_cyclic(m * k, halo, sizes[0], col_folds), n * k)
+        streams = (
+            Stream(k, rows, m, sizes[0], passes=col_folds, distinct=halo),
+            Stream(n, cols, k, sizes[1], block=rows),
+        )
     else:
         ifmap_reads, filter_reads = m * k, col_folds * n * k
-        reads = (_once(ifmap, row_folds * col_folds, rows * cols), _cyclic(filters, row_folds, rows, col_folds))
+        free = (footprint, _cyclic(n * k, 1.0, sizes[1], col_folds))
+        streams = (
+            Stream(m, cols, k, sizes[0], block=rows, distinct=halo),
+            Stream(k, rows, n, sizes[1], passes=col_folds),
+        )
     writes = m * n * (1.0 if flow == "os" else row_folds)
 
     bandwidth = 1.0 * xp.asarray(array.words_per_cycle)
     finite = xp.isfinite(bandwidth)
     rate = xp.where(finite, bandwidth, 1.0)
     busy, dram = [], []
-    for stream, read in zip((ifmap, filters), reads):
-        half = VISIBLE_SHARE * stream.capacity
-        first = xp.minimum(half, stream.words)
-        transfers = xp.where(finite, read.transfers, 0.0)
-        ahead = xp.where(transfers > 0.0, half, 0.0)
-        busy.append(transfers * (rounding.ceil(xp.where(transfers > 0.0, half, 0.0) / rate) + 1.0))
-        dram.append(
-            xp.where(finite, rounding.round_up(first, rate) + transfers * rounding.round_up(ahead, rate), read.words)
-        )
+    for i, stream in enumerate(streams):
+        if xp is np and not np.any(finite):
+            busy.append(0.0 * compute)
+            dram.append(free[i] + 0.0 * compute)
+            continue
+        loaded = flow == ("is", "ws")[i]
+        read = transfers(stream, rate, compute, loaded=loaded, rounding=rounding)
+        busy.append(xp.where(finite, read.end_cycles, 0.0))
+        dram.append(xp.where(finite, read.words, free[i]))
+    busy.append(xp.where(finite, _drain(writes, array.ofmap_words, rate, compute, rounding), 0.0))
     out_half = VISIBLE_SHARE * xp.asarray(array.ofmap_words)
-    busy.append(xp.where(finite, xp.maximum(writes - xp.minimum(out_half, writes), 0.0) / rate, 0.0))
     # The first half to drain leaves with an open line of the bus behind it; the reference counts that line as full.
     ragged = (
         xp.isfinite(out_half)
@@ -159,71 +173,49 @@ def systolic(
     )
 
 
-class _Stream(NamedTuple):
-    """An operand: `words` in lowered form, distinct share `halo`, `capacity` of its scratchpad in words."""
-
-    words: Array
-    halo: Array
-    capacity: Array
-
-
-class _Reads(NamedTuple):
-    """DRAM `words` read where nothing stalls, and half-scratchpad `transfers` after the first where bandwidth is
-    finite.
+def _drain(writes: Array, capacity: Array, rate: Array, compute: Array, rounding: Rounding) -> Array:
+    """Cycles at which the last result finds room: halves leave one after the other once the first is full, and their
+    room is free as they begin to leave.
     """
-
-    words: Array
-    transfers: Array
-
-
-def _halves(stream: _Stream) -> tuple[Array, Array]:
-    """Visible words, and halves per turn round the operand (0 where the operand is visible as a whole)."""
-    xp = namespace(stream)
-    half = xp.minimum(xp.maximum(VISIBLE_SHARE * xp.asarray(stream.capacity), 1.0), stream.words)
-    return half, xp.where(stream.words > half, stream.words / half, 0.0)
+    xp = namespace(writes, capacity, rate, compute)
+    capacity = 1.0 * xp.asarray(capacity)
+    size = xp.where(xp.isfinite(capacity), capacity, 2.0)
+    half = rounding.ceil(size / 2.0)
+    leaving = xp.maximum(size - half, 1.0)
+    halves = rounding.ceil(xp.maximum(writes - size, 0.0) / leaving)
+    end = (halves - 1.0) * rounding.ceil(leaving / rate) + compute * half / writes
+    return xp.where(xp.isfinite(capacity) & (halves > 0.0), xp.maximum(end, 0.0), 0.0)
 
 
-def _flush_words(stream: _Stream) -> Array:
+def _flush_words(capacity: Array) -> Array:
     """Distinct words after which a visible half is full, counted in hundredths of the scratchpad as the reference
     does.
     """
-    xp = namespace(stream)
-    capacity = xp.asarray(stream.capacity)
+    xp = namespace(capacity)
+    capacity = xp.asarray(capacity)
     return xp.where(xp.isfinite(capacity), 100.0 * VISIBLE_SHARE * xp.floor(capacity / 100.0), xp.inf)
 
 
-def _cyclic(stream: _Stream, folds: Array, lanes: Array, passes: Array) -> _Reads:
-    """The whole operand, `folds` folds of `lanes` skewed lanes, `passes` times over.
-
-    A half that does not hold the operand is useless to the next pass. Under skew the end of a fold overlaps the head of
-    the next by lanes^2 words in fetch order; where the edge of a half falls into that overlap the buffer must turn once
-    more. Edges fall anywhere with equal chance, unless a fold is nearly a whole number of halves: then they drift by
-    `drift` words per fold.
+def _cyclic(words: Array, distinct: Array, capacity: Array, passes: Array) -> Array:
+    """DRAM words where nothing stalls and the operand is read `passes` times over: a half that does not hold its
+    distinct share is useless to the next pass.
     """
-    xp = namespace(stream, passes)
-    distinct = stream.words * stream.halo
-    fits = (distinct < _flush_words(stream)) | (passes <= 1.0)
-    half, turn = _halves(stream)
-    joints = xp.maximum(folds - 1.0, 0.0)
-    per_fold = stream.words / folds / half
-    drift = xp.abs(per_fold - xp.floor(per_fold + 0.5)) * half * joints
-    aligned = xp.where(drift < half, lanes * lanes / xp.maximum(2.0 * drift, 1.0), 0.0)
-    overlap = xp.minimum(xp.maximum(lanes * lanes / half, aligned), 1.0)
-    turns = passes * (1.0 + overlap * joints)
-    return _Reads(distinct * xp.where(fits, 1.0, passes), xp.maximum(turn * turns - 1.0, 0.0) * (turn > 0.0))
+    xp = namespace(words, distinct, capacity, passes)
+    fits = (words * distinct < _flush_words(capacity)) | (passes <= 1.0)
+    return words * distinct * xp.where(fits, 1.0, passes)
 
 
-def _repeated(stream: _Stream, folds: Array, fold_words: Array, lanes: Array, repeats: Array) -> _Reads:
-    """Every fold `repeats` times before the next one.
+def _repeated(words: Array, capacity: Array, folds: Array, fold_words: Array, repeats: Array) -> Array:
+    """DRAM words where nothing stalls and every fold is read `repeats` times before the next one.
 
-    Stall-free: a visible half that fills up in the middle of a fold is emptied, and what it held of that fold is
+    A visible half that fills up in the middle of a fold is emptied, and what it held of that fold is
     fetched again by the next repetition. With n = ceil(half / fold) this happens at fold n, 2 n - 1, 3 n - 2, ...; the
     last fold may be smaller.
     """
-    xp = namespace(stream, folds, fold_words, repeats)
-    half = _flush_words(stream)
+    xp = namespace(words, capacity, folds, fold_words, repeats)
+    half = _flush_words(capacity)
     size = xp.where(xp.isfinite(half), half, 1.0)
-    last = stream.words - (folds - 1.0) * fold_words
+    last = words - (folds - 1.0) * fold_words
     period = xp.ceil(size / fold_words)
     full = folds - 1.0
     step = xp.maximum(period - 1.0, 1.0)
@@ -236,17 +228,6 @@ def _repeated(stream: _Stream, folds: Array, fold_words: Array, lanes: Array, re
     last_big = last + xp.where(
         last >= size, last * (repeats - 1.0), xp.where(held_big + last >= size, size - held_big, 0.0)
     )
-    extra = xp.where(fold_words >= size, repeats * fold_words * full + last_big - stream.words, extra)
+    extra = xp.where(fold_words >= size, repeats * fold_words * full + last_big - words, extra)
     extra = xp.where(xp.isfinite(half) & (repeats > 1.0), extra, 0.0)
-    visible, turn = _halves(stream)
-    again = xp.where(fold_words > visible, 1.0, xp.minimum((fold_words + lanes * lanes) / visible, 1.0))
-    turns = 1.0 + folds * (repeats - 1.0) * again
-    return _Reads(stream.words + extra, xp.maximum(turn * turns - 1.0, 0.0) * (turn > 0.0))
-
-
-def _once(stream: _Stream, folds: Array, fold_words: Array) -> _Reads:
-    """Every fold once, its rows last to first: an edge of a half inside a fold turns the buffer once more."""
-    xp = namespace(stream, folds)
-    half, turn = _halves(stream)
-    turns = 1.0 + folds * xp.minimum(fold_words / half, 1.0)
-    return _Reads(stream.words * stream.halo, xp.maximum(turn * turns - 1.0, 0.0) * (turn > 0.0))
+    return words + extra

@@ -13,9 +13,8 @@ BOUNDS = {
     "input_request_cycles": (4.0, 0.05, 40.0),
     "weight_request_cycles": (8.0, 0.05, 40.0),
     "output_request_cycles": (8.0, 0.05, 40.0),
-    "exposed": (0.3, 0.001, 1.0),
-    "tile_latency_cycles": (100.0, 1.0, 2000.0),
-    "layer_latency_cycles": (1000.0, 1.0, 10000.0),
+    "far_cycles": (10.0, 0.05, 60.0),
+    "exposed": (0.2, 0.001, 1.0),
     "least_rows": (7.0, 0.5, 16.0),
 }
 

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 import typer
 
-from ridgeline.cli import calibrate, devices, gap, measure, models, predict, profile, serve, validate
+from ridgeline.cli import calibrate, dataflow, devices, gap, measure, models, predict, profile, serve, validate
 
 #: The base of all complaints about options and arguments. Typer carries its own click or uses the installed one, by
 #: version; its public exceptions lead to the right one.
@@ -25,6 +25,7 @@ app = typer.Typer(
 app.command("predict")(predict.predict)
 app.command("devices")(devices.devices)
 app.command("measure-host")(devices.measure_host)
+app.command("dataflow")(dataflow.dataflow)
 app.command("models")(models.models)
 app.command("operators")(models.operators)
 app.command("validate")(validate.validate)

@@ -13,7 +13,7 @@ from dataflow.gemmini_overhead import rtl_cycles
 from profiles.gemmini_overhead_fit import held_out_prediction
 from ridgeline.validate.report import Validation
 
-SPLITS = ("none", "layers")
+SPLITS = ("none", "layers", "mappings")
 GROUP = ("source", "metric")
 SIZES = [f"prob.{name}" for name in DIMENSIONS]
 NEEDED = [
@@ -94,12 +94,15 @@ def rtl_points_of(frame: pd.DataFrame, split: str) -> pd.DataFrame:
     measured = frame["target.gemmini_cycle"].to_numpy(float)
     if split == "layers":
         groups = np.unique(np.asarray(layer.sizes), axis=0, return_inverse=True)[1].reshape(-1)
+        with_overhead = held_out_prediction(layer, mapping, measured, groups, folds=int(groups.max()) + 1)
+    elif split == "mappings":
+        groups = pd.factorize(frame["mapping.mapping"])[0]
         with_overhead = held_out_prediction(layer, mapping, measured, groups)
     else:
         with_overhead = rtl_cycles(layer, mapping)
     sources = {
         "gemmini rtl, loop nest": (cost(layer, mapping, hardware).cycles, "none"),
-        "gemmini rtl, with overhead": (with_overhead, "held out" if split == "layers" else "fitted"),
+        "gemmini rtl, with overhead": (with_overhead, "fitted" if split == "none" else "held out"),
     }
     parts = [
         pd.DataFrame(

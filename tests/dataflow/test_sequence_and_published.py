@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -12,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dataflow.layer_sequence import LayerCost, OuterMemory, run_sequence
+from dataflow import conv2d, run_layer
+from dataflow.layer_sequence import LayerCost, OuterMemory, layer_cost, outer_memory, run_sequence
 from dataflow.row_stationary import RowStationaryLayer, RowStationaryMapping, row_stationary
 
 DATA = Path(os.environ.get("RIDGELINE_DATA", Path(__file__).parents[3] / "shared" / "data")) / "dataflow"
@@ -72,6 +74,38 @@ def test_fusion_says_why_not_and_counts_repeat():
     assert run_sequence([twice], memory).cycles == 16
     with pytest.raises(ValueError, match=r"layers\[0\].input_words: -1"):
         run_sequence([LayerCost(name="x", compute_cycles=1, input_words=-1, output_words=1)], memory)
+
+
+@settings(deadline=None, max_examples=30)
+@given(chains(), st.lists(st.floats(1, 60), min_size=3, max_size=3), st.floats(0.5, 4))
+def test_a_sweep_equals_its_points(layers, capacities, bandwidth):
+    memory = OuterMemory(words_per_cycle=bandwidth, joules_per_word=3.0, capacity_words=np.array(capacities))
+    sweep = run_sequence(layers, memory)
+    assert sweep.reason == ()
+    for i, capacity in enumerate(capacities):
+        point = run_sequence(
+            layers, OuterMemory(words_per_cycle=bandwidth, joules_per_word=3.0, capacity_words=capacity)
+        )
+        for name in ("cycles", "energy_joules", "saved_words", "saved_cycles", "saved_joules"):
+            assert getattr(sweep, name)[i] == pytest.approx(getattr(point, name))
+        assert (sweep.fused[i] == point.fused).all()
+
+
+def test_mapped_layers_fuse_when_the_chip_is_big_enough():
+    first = run_layer(conv2d(1, 16, 16, 20, 20, 3, 3), "nvdla_like")
+    second = run_layer(conv2d(1, 16, 16, 18, 18, 3, 3), "nvdla_like")
+    costs = [layer_cost(run, name) for run, name in ((first, "a"), (second, "b"))]
+    for cost, run in zip(costs, (first, second)):
+        memory = outer_memory(run)
+        whole = run_sequence([cost], memory)
+        assert whole.cycles == pytest.approx(float(run.evaluation.cycles))
+        assert whole.energy_joules == pytest.approx(float(run.evaluation.energy_joules))
+    fused = run_sequence(costs, outer_memory(first))
+    assert list(fused.fused) == [True, False]
+    assert fused.saved_words == 2 * 16 * 18 * 18
+    small = run_sequence(costs, replace(outer_memory(first), capacity_words=6000))
+    assert small.saved_words == 0
+    assert "6000 available" in small.reason[0]
 
 
 @settings(deadline=None, max_examples=40)
