@@ -1,0 +1,9 @@
+"""Readers of other tools' files: Timeloop's YAML (v0.4) and MAESTRO's networks, mappings and hardware.
+
+Each gives the package's own problem, architecture and mapping; no model lives here. Errors name the field's path.
+"""
+
+from dataflow.readers.timeloop import TimeloopInputs, read_timeloop
+from dataflow.readers.timeloop_mapping import write_mapping
+
+__all__ = ["TimeloopInputs", "read_timeloop", "write_mapping"]
