@@ -79,21 +79,17 @@ def sparse_counts(
             up = leads.shares(tensor, kept[n - 1]) if n > 0 else (1.0, 1.0)
             stored = held.data_words / held.tile_words if held.ranks else 1.0
             bits = held.metadata_bits / held.tile_words
-            data = [
-                _split(
-                    xp, count * stored, shares, whole, tensor.output and kind == "reads" and leads.act_on(tensor, level)
-                )
-                for kind, count, shares in (
-                    ("reads", found.reads, down),
-                    ("fills", found.fills, up),
-                    ("updates", found.updates, down),
-                )
-            ]
-            metadata = [
-                _split(xp, count * bits, shares, False, False)
-                for count, shares in ((found.reads, down), (found.fills, up), (found.updates, down))
-            ]
-            words[name][tensor.name] = SparseTensorCounts(found.instances, *data, *metadata, held)
+            acted = tensor.output and leads.act_on(tensor, level)
+            flows = (("reads", found.reads, down), ("fills", found.fills, up), ("updates", found.updates, down))
+            reads, fills, updates = (
+                _split(xp, count * stored, shares, whole, acted and kind == "reads") for kind, count, shares in flows
+            )
+            bit_reads, bit_fills, bit_updates = (
+                _split(xp, count * bits, shares, False, False) for _, count, shares in flows
+            )
+            words[name][tensor.name] = SparseTensorCounts(
+                found.instances, reads, fills, updates, bit_reads, bit_fills, bit_updates, held
+            )
     possible, done = leads.macs()
     macs = _split(xp, dense.macs, (possible, done), whole, False)
     busy = possible if sparsity.gated_mac_takes_cycle or sparsity.compute == "gating" else done

@@ -283,7 +283,9 @@ def test_jit_vmap_and_gradient():
     assert np.allclose(jax.jit(jax.vmap(joules))(grid), eager)
     assert np.allclose(joules(np.asarray(grid)), eager)
     step = 1e-6
-    assert jax.jit(jax.grad(joules))(0.3) == pytest.approx((joules(0.3 + step) - joules(0.3 - step)) / (2 * step), rel=1e-4)
+    assert jax.jit(jax.grad(joules))(0.3) == pytest.approx(
+        (joules(0.3 + step) - joules(0.3 - step)) / (2 * step), rel=1e-4
+    )
 
 
 WORK = df.gemm(4, 4, 4)
