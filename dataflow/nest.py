@@ -20,6 +20,7 @@ Source: Parashar et al., "Timeloop", ISPASS 2019 (tile analysis); Horeni et al.,
 """
 
 from collections.abc import Callable
+from itertools import product
 from typing import Any
 
 from dataflow.mapping import Mapping
@@ -324,30 +325,36 @@ class Nest:
 
         Instances between levels `outer` and `level` whose tiles start at the same word share one fetch (Eyeriss'
         diagonals): m tiles at distance a combined with n at distance b make m n - max(0, m - b') max(0, n - a')
-        different ones, a' = a / gcd(a, b).
+        different ones, a' = a / gcd(a, b). A dimension spread at two levels with a temporal loop between makes two rows of
+        tiles; each pair of rows is taken by itself, so tiles that only coincide across rows are sent again (over-count).
         """
         xp, share = self.xp, 1.0
         for rank in tensor.ranks:
             spread = [(d, c) for d, c in rank if any(spatial(d, i) for i in range(outer, level))]
-            if len(spread) < 2:
-                continue
             for k, (d1, c1) in enumerate(spread):
                 for d2, c2 in spread[k + 1 :]:
-                    m, a = self._spread(d1, outer, level)
-                    n, b = self._spread(d2, outer, level)
-                    a, b = a * self.problem.coefficient(c1), b * self.problem.coefficient(c2)
-                    g, whole = _gcd(xp, a, b)
-                    twice = xp.maximum(m - b / g, 0.0) * xp.maximum(n - a / g, 0.0)
-                    share = share * (1.0 - xp.where(whole, twice, 0.0) / (m * n))
+                    pairs = product(self._spreads(d1, outer, level), self._spreads(d2, outer, level))
+                    for (m, a), (n, b) in pairs:
+                        a, b = a * self.problem.coefficient(c1), b * self.problem.coefficient(c2)
+                        g, whole = _gcd(xp, a, b)
+                        twice = xp.maximum(m - b / g, 0.0) * xp.maximum(n - a / g, 0.0)
+                        share = share * (1.0 - xp.where(whole, twice, 0.0) / (m * n))
         return share
 
-    def _spread(self, dim: str, outer: int, level: int) -> tuple[Array, Array]:
-        """Instances along one dimension and the distance, in its own index, of the innermost of its spatial loops."""
-        xp, count, distance = self.xp, 1.0, 1.0
-        for i in range(outer, level):
-            count = count * self.spatial[i][dim]
-            distance = xp.where(self.spatial[i][dim] > 1.0, self.full[i + 1][dim], distance)
-        return count, distance
+    def _spreads(self, dim: str, outer: int, level: int) -> list[tuple[Array, Array]]:
+        """Instances along one dimension as rows of (how many, distance in its own index), one for each level; spatial
+        loops with no temporal loop between them make one row."""
+        xp, rows = self.xp, []
+        for i in reversed(range(outer, level)):
+            count, distance = self.spatial[i][dim], self.full[i + 1][dim]
+            if rows:
+                inner_count, inner_distance = rows[-1]
+                joined = (inner_count == 1.0) | (count == 1.0) | (distance == inner_count * inner_distance)
+                rows[-1] = xp.where(joined, 1.0, inner_count), inner_distance
+                distance = xp.where(joined & (inner_count > 1.0), inner_distance, distance)
+                count = xp.where(joined, inner_count * count, count)
+            rows.append((count, distance))
+        return rows
 
 
 def _gcd(xp: Any, a: Array, b: Array) -> tuple[Array, Array]:
