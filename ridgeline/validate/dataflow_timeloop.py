@@ -7,8 +7,8 @@ energy per access, its energies (but the MACs') are points without answer. Count
 predicted as zero is left out, one that is not is a point without answer.
 
 Three counts of `run_eyeriss_alex3` are 0.03 % (and 0.0007 %) off, all of Inputs. The shared buffer's are 1,024 words fewer there:
-32 words at each of the 16 x 2 steps of C and R. That is what a window at the step R, P, Q -> R + 1, 0, 0 would still hold if P and Q
-had stood at 1 before it and not at 12; the record agrees with having run two iterations of the inner loops and extrapolated the
+32 words at each of the 16 x 2 steps of C and R. That is what a window at the step R, P, Q -> R + 1, 0, 0 would still hold if P and
+Q had stood at 1 before it and not at 12; the record agrees with having run two iterations of the inner loops and extrapolated the
 rest. The other two are consistent with means over instances that such steps leave idle. Executed, the loops share nothing there.
 """
 
