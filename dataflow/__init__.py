@@ -7,8 +7,20 @@ May import `roofline`, `hardware`, `workloads`. Holds no GPU kernel models (`til
 """
 
 from dataflow.architecture import Architecture, Compute, Storage, architecture
+from dataflow.compressed_format import Occupancy, RankFormat, rank_format, tensor_format
 from dataflow.counts import Counts, TensorCounts, counts
 from dataflow.cycles import cycles, level_cycles
+from dataflow.density import (
+    Banded,
+    EvenlySpread,
+    Histogram,
+    Measured,
+    Structured,
+    Uniform,
+    density_model,
+    histogram,
+    measured,
+)
 from dataflow.energy import Energy, energy
 from dataflow.evaluation import Evaluation, evaluate, explain
 from dataflow.layer_estimator import preset_estimator
@@ -30,33 +42,51 @@ from dataflow.problem import (
     problem,
 )
 from dataflow.row_stationary import RowStationaryChip, RowStationaryLayer, RowStationaryMapping, row_stationary
+from dataflow.sparse_counts import Accesses, SparseCounts, SparseTensorCounts, sparse_counts
+from dataflow.sparse_evaluation import SparseEvaluation, evaluate_sparse
+from dataflow.sparsity import ACTIONS, Optimisation, Sparsity, sparsity
 from dataflow.systolic import Systolic, SystolicArray, systolic
 from dataflow.systolic_scale_out import ScaleOut, best_grid, scale_out
 from dataflow.walker import walk
 
 __all__ = [
+    "ACTIONS",
+    "Accesses",
     "Architecture",
+    "Banded",
     "Compute",
     "Counts",
     "Energy",
     "Evaluation",
+    "EvenlySpread",
+    "Histogram",
     "LayerCost",
     "LayerRun",
     "Loop",
     "Mapping",
+    "Measured",
+    "Occupancy",
+    "Optimisation",
     "OuterMemory",
     "Preset",
     "Problem",
+    "RankFormat",
     "RowStationaryChip",
     "RowStationaryLayer",
     "RowStationaryMapping",
     "ScaleOut",
     "SequenceCost",
+    "SparseCounts",
+    "SparseEvaluation",
+    "SparseTensorCounts",
+    "Sparsity",
     "Storage",
+    "Structured",
     "Systolic",
     "SystolicArray",
     "Tensor",
     "TensorCounts",
+    "Uniform",
     "architecture",
     "attention_pv",
     "attention_qk",
@@ -66,27 +96,35 @@ __all__ = [
     "conv2d",
     "counts",
     "cycles",
+    "density_model",
     "depthwise_conv2d",
     "energy",
     "evaluate",
+    "evaluate_sparse",
     "explain",
     "gemm",
     "grouped_conv2d",
+    "histogram",
     "layer_cost",
     "level_cycles",
     "mapping",
     "mapping_from_text",
+    "measured",
     "outer_memory",
     "preset",
     "preset_estimator",
     "preset_names",
     "problem",
+    "rank_format",
     "row_stationary",
     "rule_mapping",
     "run_layer",
     "run_sequence",
     "scale_out",
+    "sparse_counts",
+    "sparsity",
     "stack",
     "systolic",
+    "tensor_format",
     "walk",
 ]

@@ -37,10 +37,14 @@ def energy(architecture: Architecture, counts: Counts, cycles: Array, rounding: 
             ):
                 if isinstance(words, float) and words == 0.0:
                     continue
-                whole = isinstance(storage.block_words, (int, float)) and storage.block_words == 1
-                blocks = words if whole else rounding.ceil(words / storage.block_words)
-                spent = spent + blocks * joules
+                spent = spent + access_joules(words, storage.block_words, joules, rounding)
             levels[storage.name][name] = spent * tensor.instances
             total = total + levels[storage.name][name]
     leakage = architecture.leakage_watts * cycles / architecture.clock_hz
     return Energy(levels, compute, leakage, total)
+
+
+def access_joules(words: Array, block_words: Array, joules: Array, rounding: Rounding = exact) -> Array:
+    """Energy of accesses that fill up their last block, [...]; blocks of one word take words as they are, whole or not."""
+    single = isinstance(block_words, (int, float)) and block_words == 1
+    return (words if single else rounding.ceil(words / block_words)) * joules

@@ -64,9 +64,7 @@ def evaluate(
     reason: Array = 0
     joules = spent.total
     if check:
-        reason = xp.zeros((), dtype=int)
-        for number, need in reversed(list(enumerate(requirements(problem, architecture, mapping), 1))):
-            reason = xp.where(_broken(xp, need), number, reason)
+        reason = first_broken(xp, requirements(problem, architecture, mapping))
         total, joules = xp.where(reason == 0, total, xp.nan), xp.where(reason == 0, joules, xp.nan)
     latency = total / architecture.clock_hz
     return Evaluation(
@@ -128,6 +126,14 @@ def requirements(problem: Problem, architecture: Architecture, mapping: Mapping)
                 needed = needed + words
             needs.append(Requirement("capacity", storage.name, needed, limit))
     return needs
+
+
+def first_broken(xp, needs: list[Requirement]) -> Array:
+    """Number, from 1, of the first requirement that is broken; 0 where all hold."""
+    reason = xp.zeros((), dtype=int)
+    for number, need in reversed(list(enumerate(needs, 1))):
+        reason = xp.where(_broken(xp, need), number, reason)
+    return reason
 
 
 def explain(problem: Problem, architecture: Architecture, mapping: Mapping) -> str:

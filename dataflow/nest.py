@@ -12,12 +12,15 @@ taken; those are the steps of the loops of q's own dimension that lie inside eve
 Ragged factors. Along one dimension the loops are numbered outermost first; all passes are full except the last one
 of each loop while all its outer loops are in their last pass. So each sum over a dimension is carried as a pair
 (inside a full pass, inside the last pass), `last' = (residual - 1) full + last`, and the sum over the nest is a
-product over dimensions. Where a relevant loop has one iteration left in the last pass of an outer one, steps of
-irrelevant loops between the two are still counted as fetching again: an over-count of those steps. Source: Parashar et
-al., "Timeloop", ISPASS 2019 (tile analysis); Horeni et al., "Ruby", ISPASS 2022 (imperfect factors).
+product over dimensions. Whether a step of an irrelevant loop c fetches again depends on the pass: it does unless all
+relevant loops inside c have a single iteration there, as they may in a last pass. So from the sum over all steps, those
+of each c in the passes where the relevant loops inside c stand *still* are taken; these sums, too, are products over
+dimensions, with a third number for a last pass that the whole chip is in, not just its last instance (`still_passes`).
+Source: Parashar et al., "Timeloop", ISPASS 2019 (tile analysis); Horeni et al., "Ruby", ISPASS 2022 (imperfect factors).
 """
 
 from collections.abc import Callable
+from itertools import product
 from typing import Any
 
 from dataflow.mapping import Mapping
@@ -169,8 +172,11 @@ class Nest:
 
         The sum over instances does not merge tiles that overlap (see `merged`).
         """
-        q = self.innermost(tensor.dimensions, level)
-        total = self._passed(tensor, level, lambda i, d: self.order[i][d] <= q, spatial)
+        if self.ragged:
+            total = self._passed(tensor, level, lambda i, d: True, spatial) - self._again(tensor, level, spatial)
+        else:
+            q = self.innermost(tensor.dimensions, level)
+            total = self._passed(tensor, level, lambda i, d: self.order[i][d] <= q, spatial)
         sliding = [d for rank in tensor.ranks if len(rank) > 1 for d, _ in rank]
         for dim in sliding:
             others = self.innermost([d for d in tensor.dimensions if d != dim], level)
@@ -178,14 +184,61 @@ class Nest:
                 total = total - self._overlap(tensor, level, dim, i, others, spatial)
         return total
 
+    def _again(self, tensor: Tensor, level: int, spatial: Apart) -> Array:
+        """Words, over the steps of irrelevant loops in passes where all relevant loops inside them stand still."""
+        saved: Array = 0.0
+        irrelevant = [d for d in self.dims if d not in tensor.dimensions]
+        for at in range(level):
+            for dim in irrelevant:
+                loop = self.order[at][dim]
+                upto: Array = 1.0
+                outside: Array = 1.0
+                for d in irrelevant:
+                    told = lambda i, d=d: spatial(d, i)  # noqa: E731
+                    runs = (
+                        [self.order[i][d] <= loop for i in range(level)],
+                        [self.order[i][d] < loop for i in range(level)],
+                    )
+                    upto = upto * self.passes(d, level, runs[0].__getitem__, told)
+                    outside = outside * self.passes(d, level, runs[1].__getitem__, told)
+                extents, counts, _ = self._sums(tensor, level, lambda i, d: True, spatial, still=loop)
+                saved = saved + (upto - outside) * self.words(tensor, extents, counts)
+        return saved
+
+    def still_passes(
+        self, dim: str, level: int, loop: Array, spatial: Callable[[int], bool], leaf: tuple[Array, Array]
+    ) -> Array:
+        """As `passes` where all temporal loops outside order `loop` run, over the passes in which those inside stand still.
+
+        Loops run as long as the first instance needs, so an instance in its last pass may wait for others in a full one:
+        the sum is carried for (full pass), (last pass of an instance in a full pass of the chip), (last pass of the chip).
+        """
+        xp = self.xp
+        full, waiting, last = leaf[0], leaf[1], leaf[1]
+        for i in reversed(range(level)):
+            r_temporal, r_x, r_y = self.residual[i][dim]
+            for bound, residual in ((self.y[i][dim], r_y), (self.x[i][dim], r_x)):
+                short = (residual - 1.0) * full + waiting
+                if spatial(i):
+                    last = xp.where(residual > 1.0, short, last)
+                    full, waiting = bound * full, short
+                else:
+                    last = xp.where(residual > 1.0, full, last)
+                    waiting = xp.where(residual > 1.0, full, waiting)
+            bound, runs = self.temporal[i][dim], self.order[i][dim] < loop
+            waiting = xp.where(runs, (r_temporal - 1.0) * full + waiting, xp.where(bound == 1.0, waiting, 0.0))
+            last = xp.where(runs, (r_temporal - 1.0) * full + last, xp.where(r_temporal == 1.0, last, 0.0))
+            full = xp.where(runs, bound * full, xp.where(bound == 1.0, full, 0.0))
+        return last
+
     def _passed(self, tensor: Tensor, level: int, runs: Runs, spatial: Apart) -> Array:
         """Sum of tile sizes over all passes of the loops that run."""
         extents, counts, steps = self._sums(tensor, level, runs, spatial)
         return steps * self.words(tensor, extents, counts)
 
-    def _sums(self, tensor: Tensor, level: int, runs: Runs, spatial: Apart, skip: str = ""):
+    def _sums(self, tensor: Tensor, level: int, runs: Runs, spatial: Apart, skip: str = "", still: Array | None = None):
         """Along each dimension: the sum of extents and the number of tiles; and the passes of the irrelevant
-        dimensions."""
+        dimensions. `still`: only passes in which the relevant loops inside that one stand still."""
         extents, counts, steps = {}, {}, 1.0
         for d in self.dims:
             if d == skip:
@@ -195,7 +248,12 @@ class Nest:
                 steps = steps * counts[d]
             elif self.ragged:
                 leaf = (self.full[level][d], self.last[level][d])
-                extents[d] = self.passes(d, level, lambda i, d=d: runs(i, d), lambda i, d=d: spatial(d, i), leaf)
+                told = lambda i, d=d: spatial(d, i)  # noqa: E731
+                if still is not None:
+                    counts[d] = self.still_passes(d, level, still, told, (1.0, 1.0))
+                    extents[d] = self.still_passes(d, level, still, told, leaf)
+                else:
+                    extents[d] = self.passes(d, level, lambda i, d=d: runs(i, d), told, leaf)
             else:
                 extents[d] = counts[d] * self.full[level][d]
         return extents, counts, steps
@@ -215,11 +273,11 @@ class Nest:
         def runs(i: int, d: str) -> Any:
             return self.order[i][d] < loop
 
-        extents, counts, kept = self._sums(tensor, level, runs, spatial, skip=dim)
+        extents, counts, kept = self._sums(tensor, level, runs, spatial, skip=dim, still=loop if self.ragged else None)
         for other in tensor.ranks:
             if other is not rank:
                 kept = kept * self.rank_words(other, extents, counts)
-        slides = (loop > others) & self.moves[at][dim]
+        slides = self.moves[at][dim] if self.ragged else (loop > others) & self.moves[at][dim]
         return xp.where(
             slides, kept * self._kept_in_rank(rank, level, dim, at, coefficient * shift, runs, spatial), 0.0
         )
@@ -231,6 +289,8 @@ class Nest:
         coefficient = {d: self.problem.coefficient(c) for d, c in rank}
 
         def along(d: str, leaf: tuple[float, float]) -> Array:
+            if self.ragged:
+                return self.still_passes(d, level, self.order[at][dim], lambda i: spatial(d, i), leaf)
             return self.passes(d, level, lambda i: runs(i, d), lambda i: spatial(d, i), leaf)
 
         def steps(leaf: tuple[float, float]) -> Array:
@@ -265,30 +325,36 @@ class Nest:
 
         Instances between levels `outer` and `level` whose tiles start at the same word share one fetch (Eyeriss'
         diagonals): m tiles at distance a combined with n at distance b make m n - max(0, m - b') max(0, n - a')
-        different ones, a' = a / gcd(a, b).
+        different ones, a' = a / gcd(a, b). A dimension spread at two levels with a temporal loop between makes two rows of
+        tiles; each pair of rows is taken by itself, so tiles that only coincide across rows are sent again (over-count).
         """
         xp, share = self.xp, 1.0
         for rank in tensor.ranks:
             spread = [(d, c) for d, c in rank if any(spatial(d, i) for i in range(outer, level))]
-            if len(spread) < 2:
-                continue
             for k, (d1, c1) in enumerate(spread):
                 for d2, c2 in spread[k + 1 :]:
-                    m, a = self._spread(d1, outer, level)
-                    n, b = self._spread(d2, outer, level)
-                    a, b = a * self.problem.coefficient(c1), b * self.problem.coefficient(c2)
-                    g, whole = _gcd(xp, a, b)
-                    twice = xp.maximum(m - b / g, 0.0) * xp.maximum(n - a / g, 0.0)
-                    share = share * (1.0 - xp.where(whole, twice, 0.0) / (m * n))
+                    pairs = product(self._spreads(d1, outer, level), self._spreads(d2, outer, level))
+                    for (m, a), (n, b) in pairs:
+                        a, b = a * self.problem.coefficient(c1), b * self.problem.coefficient(c2)
+                        g, whole = _gcd(xp, a, b)
+                        twice = xp.maximum(m - b / g, 0.0) * xp.maximum(n - a / g, 0.0)
+                        share = share * (1.0 - xp.where(whole, twice, 0.0) / (m * n))
         return share
 
-    def _spread(self, dim: str, outer: int, level: int) -> tuple[Array, Array]:
-        """Instances along one dimension and the distance, in its own index, of the innermost of its spatial loops."""
-        xp, count, distance = self.xp, 1.0, 1.0
-        for i in range(outer, level):
-            count = count * self.spatial[i][dim]
-            distance = xp.where(self.spatial[i][dim] > 1.0, self.full[i + 1][dim], distance)
-        return count, distance
+    def _spreads(self, dim: str, outer: int, level: int) -> list[tuple[Array, Array]]:
+        """Instances along one dimension as rows of (how many, distance in its own index), one for each level; spatial
+        loops with no temporal loop between them make one row."""
+        xp, rows = self.xp, []
+        for i in reversed(range(outer, level)):
+            count, distance = self.spatial[i][dim], self.full[i + 1][dim]
+            if rows:
+                inner_count, inner_distance = rows[-1]
+                joined = (inner_count == 1.0) | (count == 1.0) | (distance == inner_count * inner_distance)
+                rows[-1] = xp.where(joined, 1.0, inner_count), inner_distance
+                distance = xp.where(joined & (inner_count > 1.0), inner_distance, distance)
+                count = xp.where(joined, inner_count * count, count)
+            rows.append((count, distance))
+        return rows
 
 
 def _gcd(xp: Any, a: Array, b: Array) -> tuple[Array, Array]:

@@ -33,10 +33,12 @@ def walk(problem: Problem, architecture: Architecture, mapping: Mapping) -> Coun
     """The counts of `dataflow.counts` for a single mapping, by execution. Ragged factors: per instance = mean over
     instances."""
     check_names(mapping, problem, architecture)
-    return _Walk(problem, architecture, mapping).run()
+    return LoopWalk(problem, architecture, mapping).run()
 
 
-class _Walk:
+class LoopWalk:
+    """The loops of one mapping, unrolled: indices, instances, and the words that each touches."""
+
     def __init__(self, problem: Problem, architecture: Architecture, mapping: Mapping):
         self.problem, self.architecture, self.mapping = problem, architecture, mapping
         self.depth = len(mapping.levels)
@@ -65,12 +67,12 @@ class _Walk:
         flows = [flow for tensor in self.problem.tensors for flow in self._flows(tensor)]
         steps, previous = 0, None
         for index in product(*(range(loop.bound) for loop in self.temporal)):
-            start = self._offsets(self.temporal, index)
+            start = self.offsets(self.temporal, index)
             if any(start[d] >= self.size[d] for d in start):
                 continue
             steps += 1
             for flow in flows:
-                flow.step(start, self._moved(previous, index, flow.window))
+                flow.step(start, self.moved(previous, index, flow.window))
             previous = index
         words: dict[str, dict[str, TensorCounts]] = {name: {} for name in self.mapping.levels}
         for tensor in self.problem.tensors:
@@ -105,7 +107,7 @@ class _Walk:
         fills = 0.0 if level == top else filled - held
         return TensorCounts(float(tile), float(used), down.words / used - held, fills, down.words / used, held)
 
-    def _moved(self, previous: tuple | None, index: tuple, level: int) -> tuple[str, frozenset[str]] | None:
+    def moved(self, previous: tuple | None, index: tuple, level: int) -> tuple[str, frozenset[str]] | None:
         """The dimension whose loop moved on in this step, and all whose loops outside `level` moved on or started over;
         ("", nothing) for a step inside `level`, None for the very first one."""
         if previous is None:
@@ -122,10 +124,10 @@ class _Walk:
     def _used(self, level: int) -> int:
         """Instances that ever hold data: those that do at the first step."""
         spread = [loop for loop in self.loops if loop.spatial and loop.level < level]
-        offsets = (self._offsets(spread, index) for index in self.instances(level))
+        offsets = (self.offsets(spread, index) for index in self.instances(level))
         return sum(all(o[d] < self.size[d] for d in o) for o in offsets)
 
-    def _offsets(self, loops: list[_Loop], index: tuple[int, ...]) -> dict[str, int]:
+    def offsets(self, loops: list[_Loop], index: tuple[int, ...]) -> dict[str, int]:
         start = dict.fromkeys(self.size, 0)
         for loop, i in zip(loops, index):
             start[loop.dim] += i * loop.stride
@@ -160,7 +162,7 @@ class _Flow:
     `held`: tiles persist between steps; `merge`: equal words that go to several instances in one step count once.
     """
 
-    def __init__(self, walk: _Walk, tensor: Tensor, owner: int, window: int, held: bool, merge: bool):
+    def __init__(self, walk: LoopWalk, tensor: Tensor, owner: int, window: int, held: bool, merge: bool):
         self.walk, self.tensor, self.owner, self.window, self.held, self.merge = (
             walk,
             tensor,
@@ -184,7 +186,7 @@ class _Flow:
             return
         sent: dict[tuple, list[Box]] = defaultdict(list)
         for instance in self.instances:
-            shift = self.walk._offsets(self.spread, instance)
+            shift = self.walk.offsets(self.spread, instance)
             box = self.walk.box(self.tensor, self.window, {d: start[d] + shift[d] for d in start})
             if not box:
                 continue

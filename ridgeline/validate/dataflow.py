@@ -1,16 +1,23 @@
 """Level `dataflow`: loop nests and systolic arrays against recorded runs of other tools, register-transfer cycles and
 published chips.
 
-Folder: `timeloop/` and `scalesim/` (JSON records), `dosa/` (CSV), `published_tables.json`; what is absent is said and
-skipped. Rows per source and metric. Split "layers": each layer's register-transfer cycles are predicted by constants
-refitted without it; "mappings": whole mappings left out, ten folds.
+Folder: `timeloop/` and `scalesim/` (JSON records), `dosa/` (CSV), `maestro/` (JSON and network files), `zigzag/` (totals),
+`published_tables.json`; what is absent is said and skipped. Rows per source and metric. Split "layers": each layer's
+register-transfer cycles are predicted by constants refitted without it; "mappings": whole mappings left out, ten folds.
 """
 
 from pathlib import Path
 
 import pandas as pd
 
-from ridgeline.validate import dataflow_dosa, dataflow_published, dataflow_scalesim, dataflow_timeloop
+from ridgeline.validate import (
+    dataflow_dosa,
+    dataflow_maestro,
+    dataflow_published,
+    dataflow_scalesim,
+    dataflow_timeloop,
+    dataflow_zigzag,
+)
 from ridgeline.validate.report import Validation, track
 
 SPLITS = ("none", "layers", "mappings")
@@ -19,6 +26,8 @@ PARTS = {
     "timeloop": dataflow_timeloop,
     "scalesim": dataflow_scalesim,
     "dosa": dataflow_dosa,
+    "maestro": dataflow_maestro,
+    "zigzag": dataflow_zigzag,
     "published": dataflow_published,
 }
 
@@ -33,6 +42,6 @@ def validate(data: Path, *, split: str = "none") -> Validation:
         if len(result.points):
             frames.append(result.points)
     if not frames:
-        raise ValueError(f"{folder}: holds no timeloop/, scalesim/, dosa/ or published_tables.json")
+        raise ValueError(f"{folder}: holds no timeloop/, scalesim/, dosa/, maestro/, zigzag/ or published_tables.json")
     points = pd.concat(frames, ignore_index=True)
     return Validation(level="dataflow", points=points, group=GROUP, extra=("exact", "max_ape"), messages=messages)
