@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 import hardware
 from hardware.accelerator import Accelerator
 from profiles.fit import Fit
-from profiles.gemm_fit import Points, fit_gemm, points, read_gemm, recipe_of
-from tiles.gemm_constants import CONSTANT_NAMES, GemmConstants, constants_architecture, gemm_format
+from profiles.gemm_fit import MEASURED_FORMATS, Points, fit_gemm, points, read_gemm, recipe_of
+from tiles.gemm_constants import CONSTANT_NAMES, GemmConstants, constants_architecture, gemm_format, matrix_rate
 
 #: A pandas frame (its stubs do not know what selecting rows returns).
 Frame = Any
@@ -47,11 +47,23 @@ def fit_groups(rows: Frame, *, most_points: int = MOST_POINTS, pooled: bool = Tr
     for (arch, label, stack), part in rows.groupby([architecture, "dtype", "stack"], sort=True):
         yield fit_rows(part, chips, str(arch), str(label), str(stack), most_points)
     if pooled:
-        # Kernels older than Volta's are another code base; a chip never measured is newer.
-        modern = rows[~architecture.isin(["Pascal"])]
-        for (label, stack), part in modern.groupby(["dtype", "stack"], sort=True):
-            if architecture[part.index].nunique() > 1 and str(stack).startswith("torch"):
-                yield fit_rows(part, chips, "any", str(label), str(stack), most_points)
+        for (label, stack), part in rows.groupby(["dtype", "stack"], sort=True):
+            kept = part["gpu"].map({gpu: poolable(chips[gpu], str(label), str(stack)) for gpu in part["gpu"].unique()})
+            if str(stack).startswith("torch") and kept.any():
+                yield fit_rows(part[kept], chips, "any", str(label), str(stack), most_points)
+
+
+def poolable(chip: Accelerator, label: str, stack: str) -> bool:
+    """Whether `chip` speaks for chips never measured.
+
+    One that cannot hold its clock says nothing of its cores; the linear kernels of cuBLAS for Pascal lose up to 70 % to
+    address translation at large k, which no later ones do. Sets of one maker only.
+    """
+    architecture = constants_architecture(chip)
+    joules = recipe_of(architecture, label, stack).flop_joules
+    peak = matrix_rate(chip, MEASURED_FORMATS[label]["dtype"])
+    holds_clock = peak is not None and joules * peak <= chip.peak_watts
+    return chip.vendor == "NVIDIA" and holds_clock and not (architecture == "Pascal" and stack.endswith("linear"))
 
 
 def fit_rows(

@@ -17,7 +17,7 @@ from hardware.accelerator import Accelerator
 from profiles.fit import Fit, Parameter, fit_log_error
 from tiles.candidates import family
 from tiles.gemm import gemm_time, l2_capacity
-from tiles.gemm_constants import ENERGY_SCALE, GemmConstants, constants_architecture
+from tiles.gemm_constants import FP32_FLOP_JOULES, GemmConstants, constants_architecture, energy_scale
 from workloads.numeric import Array
 from workloads.operators import Gemm
 
@@ -38,11 +38,15 @@ MEASURED_FORMATS: dict[str, dict[str, str]] = {
 #: Sources whose benchmark rotates weight copies until they exceed L2, at most so many; others repeat one GEMM.
 ROTATED_COPIES = {"aiconfigurator": 5.0}
 
+#: Bytes of operands a core feeds its vector lanes per clock beside the arithmetic: SGEMM kernels of known tile reach
+#: 1 / (1.0 + 7 (1 / t_m + 1 / t_n)) of the peak on 64-lane cores (V100, A100), which is 37 bytes per clock.
+VECTOR_OPERAND_BYTES_PER_CLOCK = 37.0
 #: Bounds of each constant: (lower, upper, spread between chips of one architecture in the logarithm).
 BOUNDS: dict[str, tuple[float, float, float]] = {
     "launch_s": (0.3e-6, 200e-6, 0.4),
     "tensor_efficiency": (0.2, 1.0, 0.1),
     "step_clocks": (10.0, 10000.0, 0.2),
+    "operand_bytes_per_clock": (25.0, 80.0, 0.2),
     "l2_bytes_per_clock": (8.0, 400.0, 0.3),
     "dram_efficiency": (0.3, 1.0, 0.1),
     "split_s": (0.2e-6, 30e-6, 0.3),
@@ -52,19 +56,19 @@ BOUNDS: dict[str, tuple[float, float, float]] = {
     "resident_share": (0.05, 1.5, 0.5),
     "activation_share": (0.05, 2.0, 0.5),
     "balance": (0.0, 1.0, 0.2),
-    "flop_joules": (1e-13, 5e-11, 0.3),
     "quantise_s": (0.01e-6, 300e-6, 0.4),
     "quantise_bytes_per_clock": (0.3, 200.0, 0.4),
 }
 
 
 class Recipe(NamedTuple):
-    """How a group is fitted: the candidate family of the library, and whether A is quantised (or the power limit
-    free)."""
+    """How a group is fitted: the candidate family of the library, whether A is quantised, and for FP32 the energy of an
+    operation (fixed, not fitted) and where the search for the operand rate of vector lanes starts."""
 
     candidates: str = "tuned"
     quantised: bool = False
-    power: bool = False
+    flop_joules: float = 0.0
+    operand_bytes_per_clock: float = float("inf")
 
 
 class Points(NamedTuple):
@@ -83,7 +87,10 @@ def recipe_of(architecture: str, label: str, stack: str) -> Recipe:
     `architecture`."""
     quantised = label not in ("bfloat16", "fp16", "fp32")
     if label == "fp32":
-        return Recipe(_vector_family(architecture) if stack.endswith("bmm") else "vector", power=True)
+        joules = FP32_FLOP_JOULES * (1.0 if architecture == "any" else energy_scale(architecture))
+        operands = float("inf") if architecture.startswith("CDNA") else VECTOR_OPERAND_BYTES_PER_CLOCK
+        tiles = _vector_family(architecture) if stack.endswith("bmm") else "vector"
+        return Recipe(tiles, flop_joules=joules, operand_bytes_per_clock=operands)
     if architecture == "Hopper" and label == "fp8" and not stack.startswith("trtllm"):
         return Recipe("cutlass", quantised)
     return Recipe("tuned_warp" if architecture in ("Ampere", "Ada", "Volta", "Turing") else "tuned", quantised)
@@ -102,7 +109,7 @@ def free_parameters(recipe: Recipe, start: GemmConstants, prior_scale: float | N
     for name, (lower, upper, spread) in BOUNDS.items():
         unused = (
             (name.startswith("quantise") and not recipe.quantised)
-            or (name == "flop_joules" and not recipe.power)
+            or (name == "operand_bytes_per_clock" and np.isinf(recipe.operand_bytes_per_clock))
             or (name == "split_s" and unsplit)
         )
         if not unused:
@@ -118,7 +125,7 @@ def starting_constants(recipe: Recipe) -> GemmConstants:
     start = GemmConstants(candidates=recipe.candidates, balance=0.3)
     if recipe.quantised:
         start = replace(start, quantise_s=2e-6, quantise_bytes_per_clock=12.0)
-    return replace(start, launch_s=40e-6, flop_joules=5e-12) if recipe.power else start
+    return replace(start, operand_bytes_per_clock=recipe.operand_bytes_per_clock)
 
 
 def predictor(
@@ -131,7 +138,7 @@ def predictor(
     traced = []
     for chip, op, _, copies, candidates in groups:
         dims = {name: jnp.asarray(getattr(op, name), float) for name in ("m", "n", "k", "batch")}
-        scale = ENERGY_SCALE.get(constants_architecture(chip), 0.5) if pooled else 1.0
+        scale = energy_scale(constants_architecture(chip)) if pooled else 1.0
         own = candidates or start.candidates
         traced.append((replace(op, **dims), chip.anonymous(), jnp.asarray(copies, float), own, scale))
 
@@ -163,6 +170,8 @@ def fit_gemm(
     their architecture's spread times the scale of `start`, so 16 points are enough.
     """
     start = starting_constants(recipe) if start is None else replace(start, candidates=recipe.candidates)
+    if recipe.flop_joules:
+        start = replace(start, flop_joules=recipe.flop_joules)
     fit = fit_log_error(
         predictor(groups, start, pooled=pooled),
         np.concatenate([group.measured_s for group in groups]),

@@ -5,6 +5,7 @@ For a candidate (tile t_m x t_n, split-K factor s), with b bytes per element and
     tiles   = batch ceil(m / t_m) ceil(n / t_n) s,     k_s = k / s rounded up to a step of 128 bytes
     waves   = from tiles / cores: whole (fixed tile) or balanced (see `wave`)
     matrix  = waves 2 t_m t_n k_s / (peak / cores * efficiency)             full tiles, even where ragged
+              + waves (t_m + t_n) k_s b / (clock * operand bytes per clock) vector units: loads take issue slots
     step    = waves steps(k_s) step_clocks / (clock * resident tiles)       latency of one step of the pipeline
     l2      = tiles (t_m + t_n) k_s b / (cores * l2 bytes per clock * clock)
     store   = output / (cores * store bytes per clock * clock)
@@ -163,6 +164,7 @@ class _Setting(NamedTuple):
     out_bytes: float
     cores: Array
     core_flop_s: Array
+    operand_byte_s: Array
     step_s: Array
     l2_byte_s: Array
     dram_byte_s: Array
@@ -206,6 +208,7 @@ def gemm_setting(op: Gemm, chip: Accelerator, c: GemmConstants, peak: Array, wei
         out_bytes=out,
         cores=1.0 * chip.cores,
         core_flop_s=chip.cores / (peak * c.tensor_efficiency),
+        operand_byte_s=1.0 / c.operand_bytes_per_clock / chip.clock_hz,
         step_s=c.step_clocks / chip.clock_hz,
         l2_byte_s=1.0 / (c.l2_bytes_per_clock * core_bytes_per_s),
         dram_byte_s=1.0 / (chip.dram.bandwidth_bytes_per_s * c.dram_efficiency),
@@ -243,7 +246,7 @@ def candidate_terms(s: _Setting, t: Candidates, c: GemmConstants, rounding: Roun
     resident = xp.where(area <= 128.0 * 128.0, 2.0, 1.0)
     # One over the tiles that share a core, min(resident, max(passes, 1)): one division serves all splits of a tile.
     alone = xp.maximum(1.0 / resident, xp.minimum(s.cores / grid * (1.0 / t.split), 1.0))
-    matrix_s = landing.waves * depth * (2.0 * area * s.core_flop_s)
+    matrix_s = landing.waves * depth * (2.0 * area * s.core_flop_s + edge_bytes * s.operand_byte_s)
     step_s = landing.waves * steps * (s.step_s * alone)
     l2_bytes = tiles * depth * edge_bytes
     # Tiles rastered in a square read 2 sqrt(cores t_m t_n) rows per wave; beyond L2 each wave reads them from DRAM again.

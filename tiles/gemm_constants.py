@@ -34,9 +34,11 @@ class GemmConstants:
     epilogue_bytes_per_clock: output a core stores per clock when nothing hides it. exposed: share of the other
     resources' time that the slowest one does not hide. resident_share: share of L2 that idle weights may occupy.
     activation_share: share of L2 that holds the activations. balance: 0 whole waves, 1 balanced (see `wave`).
-    quantise_s, quantise_bytes_per_clock: kernels that quantise A first (per core; infinite: none). flop_joules:
-    energy of one operation, against `chip.peak_watts` (0: power never limits). log_sigma: standard deviation of
-    ln(measured / predicted). kind: fitted | few-shot | transferred | datasheet.
+    quantise_s, quantise_bytes_per_clock: kernels that quantise A first (per core; infinite: none).
+    operand_bytes_per_clock: operands a core hands to its vector lanes per clock while they wait (infinite: matrix
+    units, which read theirs unaided). flop_joules: energy of one operation, against `chip.peak_watts` (0: power never
+    limits). log_sigma: standard deviation of ln(measured / predicted). kind: fitted | few-shot | transferred |
+    datasheet.
     """
 
     launch_s: Array = 2.5e-6
@@ -53,6 +55,7 @@ class GemmConstants:
     balance: Array = 0.8
     quantise_s: Array = 0.0
     quantise_bytes_per_clock: Array = float("inf")
+    operand_bytes_per_clock: Array = float("inf")
     flop_joules: Array = 0.0
     log_sigma: Array = 0.3
     candidates: str = static("tuned")
@@ -82,7 +85,10 @@ NEAREST_ARCHITECTURE: dict[str, tuple[str, ...]] = {
 #: A streaming multiprocessor of a data-centre chip has at least this much shared memory; graphics chips of the same
 #: name less.
 _DATA_CENTRE_BYTES = 128e3
-#: Energy of one operation against a 16 nm process, by architecture: what scales `flop_joules` of pooled sets
+#: Chip energy of one FP32 operation on vector lanes in a 16 nm process: 250 W at 14.1 TFLOP/s on 12 nm is 18 pJ, 75 W at
+#: the 4.1 TFLOP/s of a base clock 18 pJ on 16 nm (datasheets of V100 and P4).
+FP32_FLOP_JOULES = 18e-12
+#: Energy of one operation against a 16 nm process, by architecture: what scales `flop_joules` between architectures
 #: (assumed, from published energy per operation of the processes).
 ENERGY_SCALE: dict[str, float] = {
     "Pascal": 1.0,
@@ -126,6 +132,11 @@ def matrix_rate(chip: Accelerator, dtype: str) -> Array | None:
             if candidate in rates:
                 return rates[candidate]
     return None
+
+
+def energy_scale(architecture: str) -> float:
+    """Energy of one operation on `architecture` against a 16 nm process; a middling one if unknown."""
+    return ENERGY_SCALE.get(architecture, 0.5)
 
 
 def gemm_format(op: Gemm) -> str:
@@ -173,10 +184,8 @@ def gemm_constants(
             same = stack is None or _engine(stack) == _engine(entry["stack"])
             exact = chip.name in entry["chips"] and label == wanted and same and arch == architecture
             constants = _constants(entry, entry.get("kind", "fitted") if exact else "transferred")
-            if arch == "any":
-                scale = ENERGY_SCALE.get(architecture, 0.5)
-                constants = replace(constants, flop_joules=constants.flop_joules * scale)
-            return constants
+            scale = energy_scale(architecture) / (1.0 if arch == "any" else energy_scale(arch))
+            return replace(constants, flop_joules=constants.flop_joules * scale)
     return GemmConstants()
 
 

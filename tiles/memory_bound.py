@@ -4,13 +4,14 @@
 
     dram  = (1 - resident) traffic bytes / (bandwidth dram_efficiency)      what must cross the memory pins
     l2    = traffic bytes / (cores clock l2_bytes_per_clock)                what crosses the cache in any case
-    issue = elements / (cores clock elements_per_clock)                     instruction-bound maps (pow, scalar gathers)
+    issue = passes elements / (cores clock elements_per_clock)              instruction-bound maps (pow, scalar gathers)
     waves = ceil(rows / slots) (latency_cycles + iterations iteration_cycles) / clock        one thread block per row
 
 `resident` = 1 / (1 + (working set / (residency L2))^8): inputs and outputs that stayed in L2 since the last use. Only
 this share may push a prediction below the DRAM bound. A kernel that reads its rows `passes` times finds them again in
-L2 unless the rows in flight outgrow it: extra traffic (passes - 1) reads / (1 + (reread_residency L2 / rows in
-flight)^4). Limits: one row -> launch + one wave latency; infinite rows -> traffic at DRAM speed, or the issue rate.
+the caches unless the rows in flight outgrow them: extra traffic (passes - 1) reads / (1 + (cache / rows in flight)^4),
+cache = reread_residency L2 + core_cache cores on-chip bytes.
+Limits: one row -> launch + one wave latency; infinite rows -> traffic at DRAM speed, or the issue rate.
 
 Hand check: fp32 add of 1e7 elements on 1.555e12 B/s at 0.88 moves 120 MB: 87.7 us + 15 us launch (A100-PCIE: 103 us).
 """
@@ -37,9 +38,11 @@ class MemoryBoundConstants(NamedTuple):
 
     Kernel: `launch_s` (fixed start, dispatch included when eager), `traffic` (bytes moved / compulsory bytes),
     `passes` over the rows, `elements_per_clock` per core, `latency_cycles` of a block, `iteration_cycles` per trip of
-    the block along its row, `threads` of a block at most, `elements_per_thread` of a trip, `residency` (usable share
+    the block along its row, `threads` of a block at most, `elements_per_thread` of a trip, `register_cols` (rows up to
+    this long stay in the registers of one warp: one pass, one trip), `residency` (usable share
     of L2 for data left by the previous kernel; 0 for cold data), `reread_residency` (same for rows in flight).
-    Architecture: `dram_efficiency`, `l2_bytes_per_clock` per core, `threads_per_core`.
+    Architecture: `dram_efficiency`, `l2_bytes_per_clock` per core, `threads_per_core`, `core_cache` (first-level
+    cache of a core against its on-chip memory: 1 where they are one memory).
     """
 
     launch_s: Array = 2.0e-6
@@ -50,11 +53,13 @@ class MemoryBoundConstants(NamedTuple):
     iteration_cycles: Array = 100.0
     threads: Array = 1024.0
     elements_per_thread: Array = 4.0
+    register_cols: Array = 0.0
     residency: Array = 0.0
     reread_residency: Array = 1.0
     dram_efficiency: Array = 0.85
     l2_bytes_per_clock: Array = 48.0
     threads_per_core: Array = 2048.0
+    core_cache: Array = 1.0
 
 
 #: Share of DRAM bandwidth a streaming map reaches, per architecture (fp32 maps above 18 MB; from Hopper on: quantise).
@@ -80,6 +85,8 @@ L2_BYTES_PER_CLOCK: dict[str, float] = {
     "Blackwell": 80.0,
     "Blackwell Ultra": 80.0,
 }
+#: First-level cache of a core against its on-chip memory where the two are apart (24 kB beside 64, 16 beside 64).
+CORE_CACHE: dict[str, float] = {"Pascal": 0.375, "CDNA1": 0.25, "CDNA2": 0.25, "CDNA3": 0.5}
 #: Kernels that stand in for one without constants.
 NEAREST_KERNELS: dict[str, tuple[str, ...]] = {
     "layer_norm": ("rms_norm",),
@@ -94,10 +101,16 @@ NEAREST_KERNELS: dict[str, tuple[str, ...]] = {
     "quantise": ("unary", "silu_mul"),
     "amax": ("quantise",),
 }
-#: How the kernels of a kind walk their rows; not fitted.
+#: How the kernels of a kind walk their rows; not fitted. Where a trip costs what its elements cost to issue, no more.
 KERNEL_SHAPE: dict[str, dict[str, float]] = {
-    "layer_norm": {"threads": 128.0, "elements_per_thread": 4.0, "passes": 2.0},
-    "softmax": {"threads": 512.0, "elements_per_thread": 2.0, "passes": 3.0},
+    "layer_norm": {"threads": 128.0, "elements_per_thread": 4.0, "passes": 2.0, "iteration_cycles": 1.0},
+    "softmax": {
+        "threads": 512.0,
+        "elements_per_thread": 2.0,
+        "passes": 3.0,
+        "register_cols": 1024.0,
+        "iteration_cycles": 1.0,
+    },
     "rms_norm": {"threads": 1024.0, "elements_per_thread": 1.0},
     "silu_mul": {"threads": 1024.0, "elements_per_thread": 1.0},
 }
@@ -147,6 +160,7 @@ def constants_with(kernel: str, chip: Accelerator, values: Mapping[str, Array]) 
     own["dram_efficiency"] = DRAM_EFFICIENCY.get(chip.architecture, 0.85)
     own["l2_bytes_per_clock"] = L2_BYTES_PER_CLOCK.get(constants_architecture(chip), 48.0)
     own["threads_per_core"] = THREADS_PER_CORE.get(chip.architecture, 2048.0)
+    own["core_cache"] = CORE_CACHE.get(chip.architecture, 1.0)
     return MemoryBoundConstants(**own | dict(values))
 
 
@@ -180,23 +194,28 @@ def memory_bound_terms(
     cache = chip.level("l2").capacity_bytes
     reads, working_set = sum(operator.reads.values()), operator.bytes
 
-    trips = rounding.ceil(cols / (c.threads * c.elements_per_thread))
+    in_registers = cols <= c.register_cols
+    passes = xp.where(in_registers, 1.0, c.passes)
+    trips = xp.where(in_registers, 1.0, rounding.ceil(cols / (c.threads * c.elements_per_thread)))
     threads = rounding.minimum(c.threads, xp.maximum(cols / c.elements_per_thread, WARP))
+    threads = xp.where(in_registers, WARP, threads)
     blocks_per_core = xp.maximum(c.threads_per_core / threads, 1.0)
     waves = rounding.ceil(grid_rows / (chip.cores * blocks_per_core))
-    wave_s = waves * (c.latency_cycles + c.iteration_cycles * c.passes * trips) / chip.clock_hz
+    wave_s = waves * (c.latency_cycles + c.iteration_cycles * passes * trips) / chip.clock_hz
 
     resident = 1.0 / (1.0 + (working_set / (xp.maximum(c.residency, 1e-3) * cache)) ** 8.0)
     in_flight = xp.minimum(grid_rows, chip.cores * blocks_per_core) * reads / grid_rows
-    reread = 1.0 / (1.0 + (c.reread_residency * cache / in_flight) ** 4.0)
-    again = (c.passes - 1.0) * reads
+    on_chip = xp.where(xp.isnan(1.0 * xp.asarray(chip.on_chip_bytes_per_core)), 0.0, chip.on_chip_bytes_per_core)
+    near = c.reread_residency * cache + c.core_cache * chip.cores * on_chip
+    reread = 1.0 / (1.0 + (near / in_flight) ** 4.0)
+    again = (passes - 1.0) * reads
     moved = c.traffic * working_set
     dram_bytes = (1.0 - resident) * moved + reread * again
     l2_bytes = moved + again
     core_clocks = chip.cores * chip.clock_hz
     dram_s = dram_bytes / (chip.dram.bandwidth_bytes_per_s * c.dram_efficiency)
     l2_s = l2_bytes / (core_clocks * c.l2_bytes_per_clock)
-    issue_s = grid_rows * cols / (core_clocks * c.elements_per_clock)
+    issue_s = passes * grid_rows * cols / (core_clocks * c.elements_per_clock)
     terms = (c.launch_s, dram_s, l2_s, issue_s, wave_s, waves, blocks_per_core, resident, reread, dram_bytes, l2_bytes)
     return MemoryBoundTerms(*xp.broadcast_arrays(*(xp.asarray(term, dtype=float) for term in terms)))
 

@@ -12,13 +12,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from profiles.gemm_calibration import as_set, fit_rows
+from profiles.gemm_calibration import as_set, fit_rows, poolable
 from profiles.memory_bound_fit import device
 from ridgeline.validate.kernels_gemm import COLUMNS as GEMM_COLUMNS
 from ridgeline.validate.kernels_gemm import known_device
 from ridgeline.validate.tables import NUMBER, TEXT, find_table, measured_or_nan, read_table
 from tiles.gemm import gemm_time
-from tiles.gemm_constants import constants_architecture, gemm_constants
+from tiles.gemm_constants import gemm_constants
 from tiles.gemm_constants import shipped_sets as gemm_shipped_sets
 from tiles.kernel_families import FamilySet, shipped_sets
 from tiles.launch import launch_costs, repeated_stream_time_s
@@ -151,9 +151,11 @@ def _sets_without(folder: Path, gpu: str) -> Sets | None:
         rows = rows[(rows["dtype"] == "fp32") & (rows["gpu"] != gpu) & np.isfinite(rows["measured"])]
         rows = rows[rows["stack"].isin(stacks)]
         chips = {name: device(name) for name in rows["gpu"].unique()}
-        rows = rows[~rows["gpu"].map({n: constants_architecture(c) == "Pascal" for n, c in chips.items()})]
         for stack, part in rows.groupby("stack"):
-            others.append(as_set(fit_rows(part, chips, "any", "fp32", str(stack), SPLIT_POINTS), date="split"))
+            kept = part["gpu"].map({name: poolable(c, "fp32", str(stack)) for name, c in chips.items()})
+            if kept.any():
+                pooled = fit_rows(part[kept], chips, "any", "fp32", str(stack), SPLIT_POINTS)
+                others.append(as_set(pooled, date="split"))
     maps = tuple(entry for entry in shipped_sets("memory_bound") if chip.name not in entry.chips)
     return tuple(others), maps
 

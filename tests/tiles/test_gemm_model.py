@@ -10,10 +10,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import hardware
+from profiles.gemm_calibration import poolable
 from roofline import Reason, exact, smooth, straight_through
 from tiles.candidates import FAMILIES, family
 from tiles.gemm import explain_gemm, gemm_time
-from tiles.gemm_constants import CONSTANT_NAMES, GemmConstants, gemm_constants, matrix_rate, shipped_sets
+from tiles.gemm_constants import (
+    CONSTANT_NAMES,
+    FP32_FLOP_JOULES,
+    GemmConstants,
+    energy_scale,
+    gemm_constants,
+    matrix_rate,
+    shipped_sets,
+)
 from tiles.gemm_sweep import gemm_seconds
 from tiles.wave import wave
 from workloads.operators import Gemm
@@ -169,11 +178,33 @@ def test_every_shipped_set_names_known_constants_inside_their_bounds():
         assert set(entry["values"]) == set(CONSTANT_NAMES)
         assert entry["candidates"] in FAMILIES
         assert {"date", "data_sha256", "n", "mape", "log_sigma", "chips"} <= set(entry)
-        for name, value in entry["values"].items():
+        values = dict(entry["values"])
+        process = 1.0 if entry["architecture"] == "any" else energy_scale(entry["architecture"])
+        joules = FP32_FLOP_JOULES * process if entry["format"] == "fp32" else 0.0
+        assert values.pop("flop_joules") == pytest.approx(joules)  # a property of the process, never fitted
+        for name, value in values.items():
             lower, upper, _ = BOUNDS[name]
-            unused = name in ("quantise_s", "flop_joules") and value == 0.0
-            unused |= name == "quantise_bytes_per_clock" and value == float("inf")
+            unused = name == "quantise_s" and value == 0.0
+            unused |= name in ("quantise_bytes_per_clock", "operand_bytes_per_clock") and value == float("inf")
             assert unused or lower * 0.999 <= value <= upper * 1.001
+
+
+def test_feeding_operands_costs_small_tiles_of_vector_cores_most():
+    op, fed = Gemm(m=4096, n=4096, k=4096, dtype="fp32"), {}
+    for name in ("vector_square", "vector_wide"):
+        bare = replace(FIXED, candidates=name, l2_bytes_per_clock=1e4, step_clocks=1.0)
+        slowed = gemm_time(op, H100, replace(bare, operand_bytes_per_clock=37.0)).total_s
+        fed[name] = float(slowed / gemm_time(op, H100, bare).total_s)
+    assert 1.0 < fed["vector_square"] < fed["vector_wide"] < 2.0
+
+
+def test_a_chip_that_cannot_hold_its_clock_does_not_speak_for_others():
+    named = {
+        name: poolable(hardware.load(name), "fp32", "torch2.1.0-cu121-eager-linear") for name in ("t4", "v100_pcie")
+    }
+    assert named == {"t4": False, "v100_pcie": True}
+    l4 = gemm_constants(hardware.load("l4"), Gemm(m=1, n=1, k=1, dtype="fp32"))
+    assert float(l4.flop_joules) == pytest.approx(FP32_FLOP_JOULES * energy_scale("Ada"))
 
 
 def test_unknown_family_is_refused_by_name():

@@ -160,3 +160,18 @@ def test_choice_prefers_kernel_then_engine_then_architecture():
     assert choose(sets, A100, "b", "vllm", nearest_kernels={"b": ("a",)}).kind == "transferred"
     assert engine("TensorRT-LLM 1.2") == "trtllm"
     assert engine("torch2.1.0-cu121-eager") == "torch"
+
+
+def test_rows_that_fit_a_warp_are_read_once_and_longer_ones_pass_by_pass():
+    constants = memory_bound_constants("softmax", A100, "torch2.1.0-cu121-eager")[0]._replace(dram_efficiency=1.0)
+    short, long = (memory_bound_terms(Softmax(rows=8000, cols=c, dtype="fp32"), A100, constants) for c in (1024, 1025))
+    assert float(long.issue_s) > 2.5 * float(short.issue_s)
+    assert float(long.l2_bytes) > 1.5 * float(short.l2_bytes)
+
+
+def test_caches_of_the_cores_keep_rows_in_flight():
+    operator = Softmax(rows=50000, cols=4096, dtype="fp32")
+    volta = hardware.load("Tesla V100-PCIE-32GB")
+    unified, apart = COLD._replace(passes=3.0), COLD._replace(passes=3.0, core_cache=0.0)
+    near, far = (memory_bound_terms(operator, volta, c).reread_share for c in (unified, apart))
+    assert float(near) < float(far)
