@@ -4,6 +4,7 @@ Imports the models of `dataflow`; no model imports a mapper. Holds no cost formu
 """
 
 from dataflow.mappers.candidates import Candidates, Combination
+from dataflow.mappers.compiled_objective import compiled_energy_delay
 from dataflow.mappers.exhaustive import SearchResult, energy_delay, exhaustive_search, valid_splits
 from dataflow.mappers.gradient import GradientResult, gradient_search
 from dataflow.mappers.kept import Keeper, Kept, pareto_front
@@ -30,6 +31,7 @@ __all__ = [
     "SearchResult",
     "anneal",
     "anneal_network",
+    "compiled_energy_delay",
     "energy_delay",
     "exhaustive_search",
     "gradient_search",
