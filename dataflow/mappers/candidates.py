@@ -20,6 +20,8 @@ from workloads.numeric import Array, namespace
 #: Factors of the capacities that a pattern search tries, as powers of two of its step.
 _MOVES = np.array([(1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, -1), (1, -1), (-1, 1)])
 _PRICE_STEPS = 4
+#: Candidates of a layer in one compiled call: few shapes, since each is compiled once.
+_WIDTH = 1024
 
 
 class Combination(NamedTuple):
@@ -55,6 +57,7 @@ class Candidates:
         self.codes = np.full((layers, 0), -1, dtype=np.int64)
         self.words: dict[str, np.ndarray] = {}
         self.evaluated = 0
+        self._ready: dict[str, np.ndarray] | None = None
 
     def encode(self, index: np.ndarray, orders: np.ndarray) -> np.ndarray:
         """Codes [..., layers] of places of splits [..., layers, 7] and orders [..., layers]."""
@@ -92,24 +95,32 @@ class Candidates:
             new[layer, rows] = value
             self.words[name] = np.concatenate([self.words[name], new], axis=1) if name in self.words else new
         self.evaluated += len(code)
+        self._ready = None
         return len(code)
 
     def combine(self, sizes: np.ndarray, edge: float, price: float) -> list[Combination]:
         """The best combination on each of the hardware `sizes` [n, 2] (words of accumulators and scratchpad), shrunk
         to what its mappings need; `price` of a cycle to begin with.
         """
-        many = -(-len(sizes) // 8) * 8
-        padded = np.concatenate([sizes, np.repeat(sizes[:1], many - len(sizes), axis=0)])
-        found = _combined(self._padded(), *network_arrays(self.network), padded, float(edge), float(price))
-        picks, energy, cycles, need = (np.asarray(x)[: len(sizes)] for x in found)
-        product = np.where(np.isfinite(energy), energy * cycles, np.inf)
-        rows = zip(picks, product.tolist(), energy.tolist(), cycles.tolist(), *need.T.tolist(), strict=True)
-        return [Combination(*row) for row in rows]
+        words, arrays = self._padded(), network_arrays(self.network)
+        found = []
+        for some, number in _eights(sizes):
+            result = _combined(words, *arrays, some, float(edge), float(price))
+            picks, energy, cycles, need = (np.asarray(x)[:number] for x in result)
+            product = np.where(np.isfinite(energy), energy * cycles, np.inf)
+            rows = zip(picks, product.tolist(), energy.tolist(), cycles.tolist(), *need.T.tolist(), strict=True)
+            found += [Combination(*row) for row in rows]
+        return found
 
     def values(self, sizes: np.ndarray, edge: float, price: float) -> np.ndarray:
         """Energy + price x cycles of all candidates on hardware `sizes` [n, 2]: [n, layers, width], inf: no fit."""
-        found = _values(self._padded(), *network_arrays(self.network), sizes, float(edge), float(price))
-        return np.asarray(found)[..., : self.codes.shape[1]]
+        words, arrays = self._padded(), network_arrays(self.network)
+        columns = []
+        for first in range(0, words["edge"].shape[1], _WIDTH):
+            part = {name: value[:, first : first + _WIDTH] for name, value in words.items()}
+            rows = [_values(part, *arrays, some, float(edge), float(price))[:n] for some, n in _eights(sizes)]
+            columns.append(np.concatenate([np.asarray(x) for x in rows]))
+        return np.concatenate(columns, axis=-1)[..., : self.codes.shape[1]]
 
     def best(self, starts: list[Combination], edge: float, finest: float = 0.03) -> Combination:
         """The best that a pattern search over the two capacities reaches from any of `starts`."""
@@ -128,17 +139,20 @@ class Candidates:
         return best
 
     def _padded(self) -> dict[str, np.ndarray]:
-        width = 1024  # few widths: each is compiled once
-        while width < self.codes.shape[1]:
-            width *= 4
-        more = ((0, 0), (0, width - self.codes.shape[1]))
-        return {name: np.pad(value, more, constant_values=np.nan) for name, value in self.words.items()}
+        if self._ready is None:
+            width = _WIDTH
+            while width < self.codes.shape[1]:
+                width *= 4
+            more = ((0, 0), (0, width - self.codes.shape[1]))
+            self._ready = {name: np.pad(value, more, constant_values=np.nan) for name, value in self.words.items()}
+        return self._ready
 
     def keep(self, rows: np.ndarray) -> None:
         """Forget all candidates but those of mask `rows` [layers, width] (they still count as evaluated)."""
         width = max(int(rows.sum(axis=1).max()), 1)
         order = np.argsort(~rows, axis=1, kind="stable")[:, :width]
         valid = np.take_along_axis(rows, order, axis=1)
+        self._ready = None
         self.codes = np.where(valid, np.take_along_axis(self.codes, order, axis=1), -1)
         self.words = {n: np.where(valid, np.take_along_axis(v, order, axis=1), np.nan) for n, v in self.words.items()}
 
@@ -147,6 +161,13 @@ class Candidates:
         coded_traffic(layer, code, self.radix, self.network.sizes, self.network.strides, self.table.choices, rows)
         found = dict(zip(COLUMNS, rows.T, strict=True))
         return found | {"edge": np.maximum(found["spatial_c"], found["spatial_k"])}
+
+
+def _eights(sizes: np.ndarray):
+    """Blocks of eight rows, the last one filled up, with the number that counts: one shape to compile."""
+    for first in range(0, len(sizes), 8):
+        some = sizes[first : first + 8]
+        yield np.concatenate([some, np.repeat(some[:1], 8 - len(some), axis=0)]), len(some)
 
 
 def costs(words: dict[str, Array], network: Network, sizes: Array, edge: Array, energies_of: Array | None = None):
