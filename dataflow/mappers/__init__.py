@@ -3,16 +3,21 @@
 Imports the models of `dataflow`; no model imports a mapper. Holds no cost formulas of its own.
 """
 
-from dataflow.mappers.coordinate_descent import choose_orders, descend
+from dataflow.mappers.candidates import Candidates, Combination
+from dataflow.mappers.compiled_objective import compiled_energy_delay
 from dataflow.mappers.exhaustive import SearchResult, energy_delay, exhaustive_search, valid_splits
 from dataflow.mappers.gradient import GradientResult, gradient_search
 from dataflow.mappers.kept import Keeper, Kept, pareto_front
+from dataflow.mappers.neighbours import improve
 from dataflow.mappers.network_design import Design, Network, Score, score, score_mappings, split_table
+from dataflow.mappers.network_optimum import Optimum, network_optimum
 from dataflow.mappers.network_sampling import SamplingResult, anneal_network, random_network_search
 from dataflow.mappers.sampling import anneal, random_search
 from dataflow.mappers.space import Constraints, MapSpace, map_space
 
 __all__ = [
+    "Candidates",
+    "Combination",
     "Constraints",
     "Design",
     "GradientResult",
@@ -20,17 +25,19 @@ __all__ = [
     "Kept",
     "MapSpace",
     "Network",
+    "Optimum",
     "SamplingResult",
     "Score",
     "SearchResult",
     "anneal",
     "anneal_network",
-    "choose_orders",
-    "descend",
+    "compiled_energy_delay",
     "energy_delay",
     "exhaustive_search",
     "gradient_search",
+    "improve",
     "map_space",
+    "network_optimum",
     "pareto_front",
     "random_network_search",
     "random_search",

@@ -14,12 +14,17 @@ from numba import njit
 from rich.progress import Progress
 
 from dataflow.evaluation import evaluate
+from dataflow.mappers.compiled_objective import compiled_energy_delay
 from dataflow.mappers.kept import Keeper, Kept
 from dataflow.mappers.space import MapSpace
 from dataflow.mapping import Mapping
 
 #: Objectives [n, m] of mappings [n]; NaN where a mapping cannot run.
 Objective = Callable[[MapSpace, Mapping], np.ndarray]
+
+
+#: Mappings from which on compiling the objective (seconds) pays.
+_COMPILED_FROM = 2e6
 
 
 def energy_delay(space: MapSpace, mapping: Mapping) -> np.ndarray:
@@ -61,12 +66,14 @@ def exhaustive_search(
     *,
     k: int = 10,
     block: int = 100_000,
+    compiled: bool | None = None,
     show_progress: bool = False,
 ) -> SearchResult:
     """All mappings of `space`. Loop orders multiply the splits: fix them (`Constraints.order`) where they do not
-    matter.
+    matter. `compiled`: the default objective as a compiled call (None: where there are enough mappings to pay for it).
     """
     began = time.perf_counter()
+    measure = choice_objective(space, objective, compiled, space.splits * float(np.prod(space.orders, dtype=float)))
     keeper, evaluated = Keeper(k), 0
     rejected = np.zeros(len(space.limits.labels), dtype=np.int64)
     orders = int(np.prod([float(n) for n in space.orders]))
@@ -78,10 +85,21 @@ def exhaustive_search(
                 if not len(choice):
                     break
                 places = np.broadcast_to(positions, (len(choice), *positions.shape))
-                keeper.add(objective(space, space.mapping(choice, positions)), choice=choice, positions=places)
+                keeper.add(measure(choice, positions), choice=choice, positions=places)
                 evaluated += len(choice)
     counts = {label: int(n) * orders for label, n in zip(space.limits.labels, rejected)}
     return SearchResult(space, keeper.kept(), evaluated, counts, time.perf_counter() - began)
+
+
+def choice_objective(space: MapSpace, objective: Objective, compiled: bool | None, mappings: float) -> Any:
+    """`objective` of choices [n, dimensions] and positions; compiled if asked for, or if it pays for that many."""
+    if compiled is None:
+        compiled = objective is energy_delay and mappings >= _COMPILED_FROM
+    if not compiled:
+        return lambda choice, positions: objective(space, space.mapping(choice, positions))
+    if objective is not energy_delay:
+        raise ValueError("compiled: only the default objective, energy_delay, can be compiled")
+    return compiled_energy_delay(space)
 
 
 def valid_splits(space: MapSpace, block: int = 100_000) -> Iterator[np.ndarray]:
@@ -99,6 +117,13 @@ def _blocks(space: MapSpace, block: int, rejected: np.ndarray) -> Iterator[tuple
     for i in range(len(limits.labels)):
         for d, table in enumerate(space.tables):
             extent[i, d, : len(table)] = np.prod(np.where(limits.inside[i], table, 1), axis=-1)
+    # Ranks that no dimension addresses are a factor of one: only the others are walked.
+    used = limits.coefficients.any(axis=-1) & limits.present[..., None]
+    order = np.argsort(~used, axis=-1, kind="stable")
+    coefficients = np.take_along_axis(limits.coefficients, order[..., None], axis=2)
+    coefficients = np.ascontiguousarray(np.moveaxis(coefficients, -1, 0))
+    ranks = used.sum(axis=-1).astype(np.int64)
+    partial = np.ones((dims + 1, *coefficients.shape[1:]))
     state = np.zeros(dims + 1, dtype=np.int64)
     out = np.empty((block, dims), dtype=np.int64)
     seen = np.zeros(1, dtype=np.int64)
@@ -110,9 +135,10 @@ def _blocks(space: MapSpace, block: int, rejected: np.ndarray) -> Iterator[tuple
             out,
             sizes,
             tails,
+            partial,
             extent,
-            limits.coefficients,
-            limits.present,
+            coefficients,
+            ranks,
             limits.scale,
             limits.bounds,
             rejected,
@@ -122,19 +148,22 @@ def _blocks(space: MapSpace, block: int, rejected: np.ndarray) -> Iterator[tuple
 
 
 @njit(cache=True)
-def _broken(state, depth, extent, coefficients, present, scale, bounds):
-    """The first limit that the choices of dimensions 0..depth break, the others at their smallest; -1 if none."""
-    tensors, ranks = coefficients.shape[1:3]
-    for i in range(bounds.size):
+def _broken(depth, choice, partial, extent, coefficients, ranks, scale, bounds):
+    """The first limit that the choices of dimensions 0..depth break, the others at their smallest; -1 if none.
+
+    `partial[d]` [limits, tensors, ranks]: extents of the ranks from the choices of dimensions before d.
+    """
+    limits, tensors = ranks.shape
+    for i in range(limits):
         needed = 0.0
+        step = extent[i, depth, choice] - 1.0
         for t in range(tensors):
-            if not present[i, t]:
+            if ranks[i, t] == 0:
                 continue
             words = 1.0
-            for r in range(ranks):
-                rank = 1.0
-                for d in range(depth + 1):
-                    rank += coefficients[i, t, r, d] * (extent[i, d, state[d]] - 1.0)
+            for r in range(ranks[i, t]):
+                rank = partial[depth, i, t, r] + coefficients[depth, i, t, r] * step
+                partial[depth + 1, i, t, r] = rank
                 words *= rank
             needed += words
         if needed * scale[i] > bounds[i]:
@@ -143,7 +172,7 @@ def _broken(state, depth, extent, coefficients, present, scale, bounds):
 
 
 @njit(cache=True)
-def _walk(state, out, sizes, tails, extent, coefficients, present, scale, bounds, rejected, seen):
+def _walk(state, out, sizes, tails, partial, extent, coefficients, ranks, scale, bounds, rejected, seen):
     """Go on with the walk until `out` is full; `state[d]`: choice of dimension d, `state[-1]`: depth, -1 at the end."""
     dims = sizes.size
     found = 0
@@ -155,7 +184,7 @@ def _walk(state, out, sizes, tails, extent, coefficients, present, scale, bounds
             if depth >= 0:
                 state[depth] += 1
             continue
-        limit = _broken(state, depth, extent, coefficients, present, scale, bounds)
+        limit = _broken(depth, state[depth], partial, extent, coefficients, ranks, scale, bounds)
         if limit >= 0:
             rejected[limit] += tails[depth + 1]
             seen[0] += tails[depth + 1]

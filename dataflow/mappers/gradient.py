@@ -2,11 +2,15 @@
 
 Every split is relaxed: the factors of a dimension of size n are n^share with shares = softmax(logits) over (spatial,
 inner, outer), so that they always multiply to n and never fall below one. Adam descends on ln EDP of several starts at
-once, the hardware being the smallest that fits the relaxed mappings. At each rounding every split goes to the nearest
-whole one, loop orders are chosen anew, and the descent goes on from there; the best rounded designs are then improved
-dimension by dimension (`descend`). Method: Hong et al., "DOSA", MICRO 2023; the exact model scores all rounded designs.
+once. Until the last rounding each start designs for buffers of at least its own two capacities (spread evenly over the
+plane), so that the starts do not all fall into one hardware; then the hardware is the smallest that fits. At each
+rounding every split goes to the whole ones near it, orders are chosen anew, and the descent goes on from there.
+
+The rounded mappings of all starts are candidates, layer by layer: `improve` combines them and looks at their
+neighbours. Method of the descent: Hong et al., "DOSA", MICRO 2023; the exact model scores all rounded designs.
 """
 
+import itertools
 import time
 from functools import partial
 from typing import NamedTuple
@@ -15,10 +19,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dataflow.gemmini import C, K, traffic
-from dataflow.mappers.coordinate_descent import choose_orders, descend
+from dataflow.gemmini import C, Hardware, K, smallest_hardware, traffic
+from dataflow.mappers.candidates import Candidates
+from dataflow.mappers.neighbours import improve
 from dataflow.mappers.network_design import (
     EDGE_LIMIT,
+    OUTER_ORDERS,
     SPATIAL,
     Design,
     Network,
@@ -30,25 +36,30 @@ from dataflow.mappers.network_design import (
     score_of_traffic,
     split_table,
 )
-from dataflow.mappers.network_sampling import refine
 from roofline.relax import Rounding, smooth
 from workloads.numeric import Array
 
 #: Where a softmax share counts as none: unavailable slots (spatial factors of R, S, P, Q, N).
 _CLOSED = np.where(np.isin(np.arange(7), (C, K))[:, None] | (np.arange(3) != SPATIAL), 0.0, -1e9)
 _BETA1, _BETA2 = 0.9, 0.999
+#: Smallest and largest capacities that starts are spread over (words of an accumulator column, of the scratchpad).
+_CAPACITIES = np.array([(64.0, 46_000.0), (4096.0, 524_000.0)])
+_R2 = np.array([0.7548776662466927, 0.5698402909980532])
+#: How many whole splits near the relaxed one are looked at per dimension (R, S, P, Q, C, K, N).
+_NEAREST = (1, 1, 2, 2, 3, 3, 1)
 
 
 class GradientResult(NamedTuple):
-    """The best design, its exact energy-delay product, every start's one, evaluations of the whole network, seconds.
+    """The best design, its exact energy-delay product, the same before `improve`, evaluations of the whole network,
+    seconds.
 
-    `history` [roundings, starts]: exact score of each rounding. `samples`: gradient steps x starts, plus all candidates
-    that rounding and descent looked at, in units of whole networks.
+    `history` [roundings, starts]: exact score of each rounding. `samples`: gradient steps x starts, plus all mappings
+    that roundings and improvement looked at, in units of whole networks.
     """
 
     design: Design
     energy_delay: float
-    of_starts: np.ndarray
+    rounded: float
     samples: float
     seconds: float
     history: np.ndarray
@@ -58,57 +69,74 @@ def gradient_search(
     network: Network,
     *,
     starts: int = 7,
-    steps: int = 200,
+    steps: int = 100,
     roundings: int = 3,
     learning_rate: float = 0.1,
-    sweeps: int = 3,
-    finalists: int = 7,
-    refinement: float = 1500.0,
+    samples: float = 10_000.0,
+    patience: int = 3,
     edge_limit: int = EDGE_LIMIT,
     seed: int = 0,
 ) -> GradientResult:
-    """Search; `steps` per rounding, the best `finalists` starts get `sweeps` of coordinate descent.
-
-    `refinement`: samples of a last, cold annealing from the finalists. Same seed, same result.
+    """Search; `steps` per rounding, what is left of `samples` goes to the improvement of the rounded mappings, which
+    ends early after `patience` rounds without gain. Same seed, same result.
     """
     began = time.perf_counter()
     whole, network = network, padded(network)
     table = split_table(network, edge_limit)
     layers, real = len(network.counts), len(whole.counts)
+    pool = Candidates(whole, split_table(whole, edge_limit))
+    rng = np.random.default_rng(seed)
     log_sizes = jnp.log(jnp.asarray(network.sizes))
-    keys = jax.random.split(jax.random.PRNGKey(seed), 2)
-    logits = jax.random.normal(keys[0], (starts, layers, 7, 3)) * 1.5
-    orders = jax.random.randint(keys[1], (starts, layers), 0, 18)
-    history, samples = [], 0.0
-    best: Design | None = None
-    best_score = np.full(starts, np.inf)
-    for _ in range(roundings):
-        logits = _adam(network_arrays(network), log_sizes, logits, orders, steps, learning_rate, edge_limit)
-        splits = nearest_splits(table, np.asarray(relaxed_splits(log_sizes, logits)))
-        orders, tried = choose_orders(network, splits, np.asarray(orders))
-        found = Design(splits, orders)
-        scores = np.asarray(_score(network_arrays(network), jnp.asarray(splits), jnp.asarray(orders)))
-        samples += starts * (steps + tried + 1)
-        history.append(scores)
-        better = scores < best_score
-        best_score = np.where(better, scores, best_score)
-        best = found if best is None else _where(better, found, best)
+    logits = jnp.asarray(rng.normal(0.0, 1.5, (starts, layers, 7, 3)))
+    orders = rng.integers(0, len(OUTER_ORDERS), (starts, layers))
+    history, used = [], 0.0
+    for i in range(roundings):
+        least = _spread_capacities(rng, starts) if i < roundings - 1 else np.ones((starts, 2))
+        logits = _adam(network_arrays(network), log_sizes, logits, orders, steps, learning_rate, edge_limit, least)
+        places = near_splits(table, np.asarray(relaxed_splits(log_sizes, logits)))
+        rows = np.arange(layers)[:, None]
+        splits = table.choices[rows, np.arange(7), places[0]]
+        orders = choose_orders(network, splits, orders)
+        history.append(np.asarray(_score(network_arrays(network), jnp.asarray(splits), jnp.asarray(orders))))
+        used += starts * (steps + len(OUTER_ORDERS))
+        every = pool.encode(places[..., :real, :], np.broadcast_to(orders, places.shape[:-1])[..., :real])
+        pool.add(np.broadcast_to(np.arange(real), every.shape).reshape(-1), every.reshape(-1))
         logits = jnp.asarray(logits_of(np.log(network.sizes), splits))
-        orders = jnp.asarray(orders)
-    assert best is not None
-    last = np.argsort(best_score)[:finalists]
-    polished, scores, tried = descend(network, table, Design(best.splits[last], best.orders[last]), sweeps)
-    samples += tried
-    if refinement > 0:
-        polished, looked = refine(network, polished, samples=refinement, layers=real, seed=seed)
-        polished, scores, tried = descend(network, table, polished, 1)
-        samples += looked + tried
-    best_score[last[: len(scores)]] = scores
-    winner = int(np.argmin(scores))
-    design = Design(polished.splits[winner, :real], polished.orders[winner, :real])
-    return GradientResult(
-        design, float(scores[winner]), best_score, float(samples), time.perf_counter() - began, np.stack(history)
-    )
+    evaluations = int((samples - used) * real) - pool.evaluated
+    best = improve(pool, edge=edge_limit, evaluations=evaluations, patience=patience)
+    design = pool.design(best.picks)
+    value = float(score(whole, design).energy_delay)
+    used += pool.evaluated / real
+    seconds = time.perf_counter() - began
+    return GradientResult(design, value, float(np.min(history)), used, seconds, np.stack(history))
+
+
+def _spread_capacities(rng: np.random.Generator, number: int) -> np.ndarray:
+    """Words of accumulators and scratchpad [number, 2], log-evenly spread (Roberts' R2 sequence from a random start)."""
+    low, high = np.log2(_CAPACITIES)
+    return 2.0 ** (low + (rng.random(2) + np.arange(number)[:, None] * _R2) % 1.0 * (high - low))
+
+
+def near_splits(table: SplitTable, relaxed: np.ndarray) -> np.ndarray:
+    """Places [m, ..., layers, 7] of whole splits near relaxed ones [..., layers, 7, 3] in the logarithm: first the
+    nearest of every dimension, then all combinations of the `_NEAREST` ones.
+    """
+    distance = np.sum((np.log(table.choices) - np.log(relaxed)[..., None, :]) ** 2, axis=-1)
+    distance = np.where(np.arange(distance.shape[-1]) < table.number[..., None], distance, np.inf)
+    nearest = np.argsort(distance, axis=-1, kind="stable")
+    found = []
+    for ranks in itertools.product(*map(range, _NEAREST)):
+        rank = np.broadcast_to(np.minimum(ranks, table.number - 1), relaxed.shape[:-1])
+        found.append(np.take_along_axis(nearest, rank[..., None], axis=-1)[..., 0])
+    return np.stack(found)
+
+
+def choose_orders(network: Network, splits: np.ndarray, orders: np.ndarray) -> np.ndarray:
+    """The best outer order of each layer of designs [starts, layers].
+
+    Orders do not change what fits; each layer takes the one with the smallest share in the gradient of ln EDP.
+    """
+    return np.asarray(_best_orders(network_arrays(network), jnp.asarray(splits), jnp.asarray(orders)))
 
 
 def relaxed_splits(log_sizes: Array, logits: Array) -> Array:
@@ -124,31 +152,35 @@ def logits_of(log_sizes: np.ndarray, splits: np.ndarray, least: float = 0.02) ->
     return np.log(np.maximum(np.where(log_sizes[..., None] > 0.0, share, 1.0 / 3.0), least))
 
 
-def nearest_splits(table: SplitTable, relaxed: np.ndarray) -> np.ndarray:
-    """For each relaxed split [..., layers, 7, 3] the whole one nearest in the logarithm."""
-    distance = np.sum((np.log(table.choices) - np.log(relaxed)[..., None, :]) ** 2, axis=-1)
-    index = np.argmin(distance, axis=-1)
-    choices = np.broadcast_to(table.choices, (*relaxed.shape[:-1], *table.choices.shape[2:]))
-    return np.take_along_axis(choices, index[..., None, None], axis=-2)[..., 0, :]
-
-
 def loss(
-    arrays: tuple[Array, Array, Array], splits: Array, orders: Array, edge_limit: int, rounding: Rounding
+    arrays: tuple[Array, Array, Array],
+    splits: Array,
+    orders: Array,
+    edge_limit: int,
+    rounding: Rounding,
+    least_sizes: Array,
 ) -> Array:
-    """ln EDP of relaxed designs [...], with a penalty on spatial factors beyond the edge limit."""
+    """ln EDP of relaxed designs [starts] on hardware of at least `least_sizes` [starts, 2], with a penalty on spatial
+    factors beyond the edge limit."""
     network = Network(*arrays)  # type: ignore[arg-type]
     words = traffic(network.layer, mapping_of(splits, orders), moving_above=1.2, rounding=rounding)
-    result = score_of_traffic(network, splits, words, rounding=rounding)
+    least = smallest_hardware(words, rounding=rounding)
+    chip = Hardware(
+        edge=least.edge,
+        accumulator_words=jnp.maximum(least.accumulator_words, least_sizes[:, 0]),
+        scratchpad_words=jnp.maximum(least.scratchpad_words, least_sizes[:, 1]),
+    )
+    result = score_of_traffic(network, splits, words, chip, rounding=rounding)
     over = jnp.maximum(jnp.log(splits[..., SPATIAL] / edge_limit), 0.0)
     return jnp.log(result.energy_delay) + jnp.sum(over**2, axis=(-1, -2))
 
 
 @partial(jax.jit, static_argnames=("steps", "edge_limit"))
-def _adam(arrays, log_sizes, logits, orders, steps: int, learning_rate: float, edge_limit: int):
+def _adam(arrays, log_sizes, logits, orders, steps: int, learning_rate: float, edge_limit: int, least_sizes):
     rounding = smooth(0.1)
 
     def total(z):
-        return jnp.sum(loss(arrays, relaxed_splits(log_sizes, z), orders, edge_limit, rounding))
+        return jnp.sum(loss(arrays, relaxed_splits(log_sizes, z), orders, edge_limit, rounding, least_sizes))
 
     slope = jax.grad(total)
 
@@ -171,7 +203,14 @@ def _score(arrays, splits, orders):
     return score(Network(*arrays), Design(splits, orders)).energy_delay
 
 
-def _where(better: np.ndarray, new: Design, old: Design) -> Design:
-    return Design(
-        np.where(better[:, None, None, None], new.splits, old.splits), np.where(better[:, None], new.orders, old.orders)
-    )
+@jax.jit
+def _best_orders(arrays, splits, orders):
+    network = Network(*arrays)
+    every = np.arange(len(OUTER_ORDERS))
+    words = traffic(network.layer, mapping_of(splits, orders))
+    now = score_of_traffic(network, splits, words)
+    options = jnp.moveaxis(jnp.broadcast_to(every, (*orders.shape, len(every))), -1, 0)
+    many = jnp.broadcast_to(splits, (len(every), *splits.shape))
+    each = score_of_traffic(network, many, traffic(network.layer, mapping_of(many, options)), now.hardware)
+    share = each.layer_energy_joules / now.energy_joules[:, None] + each.layer_cycles / now.cycles[:, None]
+    return jnp.argmin(share, axis=0)

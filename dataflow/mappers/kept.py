@@ -32,10 +32,11 @@ class Keeper:
 
     def add(self, objectives: np.ndarray, **point: np.ndarray) -> None:
         """Points with `objectives` [n, m], smaller is better; rows with a NaN are dropped."""
-        good = np.all(np.isfinite(objectives), axis=-1)
-        block = {"objectives": objectives[good]} | {name: np.asarray(value)[good] for name, value in point.items()}
-        if not good.any():
+        good = np.flatnonzero(np.all(np.isfinite(objectives), axis=-1))
+        good = good[self._may_stay(objectives[good])]
+        if not len(good):
             return
+        block = {"objectives": objectives[good]} | {name: np.asarray(value)[good] for name, value in point.items()}
         merged = _joined(self._best, block)
         self._best = _rows(merged, np.argsort(merged["objectives"][:, 0], kind="stable")[: self.k])
         merged = _joined(self._front, _rows(block, pareto_front(block["objectives"])))
@@ -45,6 +46,24 @@ class Keeper:
             self.thinned += 1
             front = _rows(front, np.unique(np.linspace(0, size - 1, self.front_limit).astype(int)))
         self._front = front
+
+    def _may_stay(self, objectives: np.ndarray) -> np.ndarray:
+        """A mask of the points worth sorting: not worse than the k-th best, or not beaten by the front's middle."""
+        if not self._front or len(objectives) == 0:
+            return np.ones(len(objectives), dtype=bool)
+        stay = np.zeros(len(objectives), dtype=bool)
+        best, front = self._best["objectives"], self._front["objectives"]
+        if len(best) < self.k:
+            return ~stay
+        stay |= objectives[:, 0] < best[-1, 0]
+        beaten = np.zeros(len(objectives), dtype=bool)
+        for place in np.unique(np.linspace(0, len(front) - 1, 8).astype(int)):
+            point = front[place]
+            worse = objectives[:, 0] >= point[0]
+            for i in range(1, objectives.shape[1]):
+                worse &= objectives[:, i] >= point[i]
+            beaten |= worse
+        return stay | ~beaten
 
     def kept(self) -> Kept:
         """What has been kept so far."""

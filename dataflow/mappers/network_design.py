@@ -122,9 +122,10 @@ def score_of_traffic(
     return _score_of_traffic(network, mapping, words, hardware, rounding)
 
 
-def score_mappings(network: Network, mapping: Mapping) -> Score:
-    """The exact score of arbitrary mappings of the template [..., layers], restricted to no search space."""
-    return _score_of_traffic(network, mapping, traffic(network.layer, mapping), None, exact)
+def score_mappings(network: Network, mapping: Mapping, hardware: Hardware | None = None) -> Score:
+    """The exact score of arbitrary mappings of the template [..., layers], restricted to no search space; on
+    `hardware`, or on the smallest that fits."""
+    return _score_of_traffic(network, mapping, traffic(network.layer, mapping), hardware, exact)
 
 
 def _score_of_traffic(

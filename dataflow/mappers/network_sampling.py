@@ -58,13 +58,14 @@ class SamplingResult(NamedTuple):
 
 
 def random_network_search(
-    network: Network, *, hardware: int = 10, mappings: int = 1000, draws: int = 20, seed: int = 0
+    network: Network, *, hardware: int = 10, mappings: int = 1000, draws: int = 20, shrink: bool = True, seed: int = 0
 ) -> SamplingResult:
     """For each of `hardware` random chips the best of `mappings` random valid ones per layer (by the layer's own EDP).
 
     Uniform over the template's whole space: every split of every dimension over registers (P, Q, N), accumulators,
-    array (C, K) and DRAM, every loop order. What does not fit is drawn again, up to `draws` x `mappings` times; a layer
-    that then has none gives the chip up. The chip shrinks to what the chosen mappings need.
+    array (C, K) and DRAM, every loop order. What does not fit is drawn again, up to `draws` x `mappings` times (`draws`
+    = 1: misfits are part of the budget); a layer that then has none gives the chip up. With `shrink` the chip shrinks
+    to what the chosen mappings need. If all chips are given up, more are drawn until one holds all layers.
     """
     began = time.perf_counter()
     rng = np.random.default_rng(seed)
@@ -80,14 +81,14 @@ def random_network_search(
         for at, table in enumerate(tables):
             layer = Layer(sizes=network.sizes[at], stride_p=network.strides[at, 0], stride_q=network.strides[at, 1])
             found = _best_random_mapping(layer, table, chip, mappings, draws, rng)
-            looked += mappings / len(network.counts)
+            looked += mappings / len(network.counts)  # misfits that were drawn again not counted
             if found is None:
                 break
             picked.append(found)
         if len(picked) < len(network.counts):
             continue
         design = jax.tree_util.tree_map(lambda *leaves: np.stack(leaves), *picked)
-        value = float(np.asarray(score_mappings(network, design).energy_delay))
+        value = float(np.asarray(score_mappings(network, design, None if shrink else chip).energy_delay))
         if best is None or value < best[0]:
             best = value, design
     if best is None:
@@ -181,39 +182,6 @@ def anneal_network(
     design = Design(np.asarray(state[6])[winner], np.asarray(state[7])[winner])
     looked = steps * chains / len(network.counts)
     return SamplingResult(design, float(np.exp(best[winner])), looked, time.perf_counter() - began)
-
-
-def refine(
-    network: Network,
-    designs: Design,
-    *,
-    samples: float,
-    layers: int,
-    hot: float = 0.02,
-    cold: float = 5e-4,
-    block: int = 250,
-    seed: int = 0,
-) -> tuple[Design, float]:
-    """Cold annealing from designs [n, layers], two chains each; returns each design's best and the samples looked at.
-
-    `samples`: mappings to look at in units of networks of `layers` layers. Never worse than what it starts from.
-    """
-    table = split_table(network, EDGE_LIMIT)
-    arrays, choices, number = network_arrays(network), jnp.asarray(table.choices), jnp.asarray(table.number)
-    chains = 2 * len(designs.orders)
-    twice = [jnp.concatenate([jnp.asarray(x), jnp.asarray(x)]) for x in designs]
-    state = _start(arrays, *twice)
-    blocks = max(1, round(samples * layers / chains / block))
-    keys = jax.random.split(jax.random.PRNGKey(seed), blocks)
-    for i in range(blocks):
-        temperature = hot * (cold / hot) ** (i / max(blocks - 1, 1))
-        state = _anneal(arrays, choices, number, state, keys[i], jnp.full(block, temperature), block=block)
-    best, splits, orders = (np.asarray(state[i]).reshape(2, -1, *np.shape(state[i])[1:]) for i in (5, 6, 7))
-    first = best[0] <= best[1]
-    found = Design(
-        np.where(first[:, None, None, None], splits[0], splits[1]), np.where(first[:, None], orders[0], orders[1])
-    )
-    return found, blocks * block * chains / layers
 
 
 @jax.jit

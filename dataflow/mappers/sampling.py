@@ -5,7 +5,7 @@ import time
 import numpy as np
 from rich.progress import Progress
 
-from dataflow.mappers.exhaustive import Objective, SearchResult, energy_delay
+from dataflow.mappers.exhaustive import Objective, SearchResult, choice_objective, energy_delay
 from dataflow.mappers.kept import Keeper
 from dataflow.mappers.space import MapSpace
 
@@ -18,11 +18,13 @@ def random_search(
     k: int = 10,
     block: int = 10_000,
     seed: int = 0,
+    compiled: bool | None = None,
     show_progress: bool = False,
 ) -> SearchResult:
     """`samples` mappings drawn uniformly over splits and orders, those that break a limit counted by limit, not
-    evaluated.
+    evaluated. `compiled` as in `exhaustive_search`.
     """
+    measure = choice_objective(space, objective, compiled, samples)
     began, rng = time.perf_counter(), np.random.default_rng(seed)
     keeper, evaluated = Keeper(k), 0
     rejected = np.zeros(len(space.limits.labels), dtype=np.int64)
@@ -37,8 +39,8 @@ def random_search(
             rejected += np.bincount(limit[limit >= 0], minlength=len(rejected))
             good = limit < 0
             if good.any():
-                mapping = space.mapping(choice[good], positions[good])
-                keeper.add(objective(space, mapping), choice=choice[good], positions=positions[good])
+                some = choice[good], positions[good]
+                keeper.add(measure(*some), choice=some[0], positions=some[1])
             evaluated += int(good.sum())
             progress.update(task, completed=first + number)
     counts = {label: int(n) for label, n in zip(space.limits.labels, rejected)}
