@@ -4,7 +4,7 @@ One set per (kernel, stack) pooled over all chips, and one per (kernel, stack, a
 one and is held near it by a prior. Kernels of one kind share a set (add, mul and div are "binary").
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -134,13 +134,21 @@ def free_constants(kernel: str, *, eager: bool) -> tuple[str, ...]:
 
 def fit_memory_bound(frame: Any, *, data: str, date: str, most: int = 1200) -> list[FamilySet]:
     """Pooled and per-architecture sets of every (kernel, engine) in `frame` (see `points_of` for `most`)."""
+    return fit_points(points_of(frame, most), data=data, date=date)
+
+
+def fit_points(
+    found: Iterable[tuple[str, str, Points]], *, data: str, date: str, free: Sequence[str] = ()
+) -> list[FamilySet]:
+    """Pooled and per-architecture sets of every (kernel, engine) in `found`: (kernel, stack, points). `free`: the
+    constants to fit (default: those of the kernel)."""
     groups: dict[tuple[str, str], list[tuple[str, Points]]] = {}
-    for kernel, stack, points in points_of(frame, most):
+    for kernel, stack, points in found:
         name = stack if not stack.startswith("torch") else "torch-eager"
         groups.setdefault((kernel, name), []).append((stack, points))
     sets = []
     for (kernel, stack), members in sorted(groups.items()):
-        names = free_constants(kernel, eager=stack == "torch-eager")
+        names = free or free_constants(kernel, eager=stack == "torch-eager")
         start = {name: BOUNDS[name][0] for name in names}
         pooled = _fit(kernel, stack, ANY, [p for _, p in members], start, None, data, date)
         sets.append(pooled)

@@ -5,7 +5,7 @@ it. Network operators take the collectives of `roofline`. Kernels are those of a
 time is not.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 
 from hardware.accelerator import Accelerator
@@ -16,7 +16,7 @@ from tiles.calibrated import Calibrated
 from tiles.conv2d import conv2d_constants, conv2d_time
 from tiles.gemm import gemm_time
 from tiles.grouped_gemm import expert_constants, grouped_gemm_time
-from tiles.kernel_families import engine
+from tiles.kernel_families import FamilySet, engine
 from tiles.linear_attention import linear_attention_time
 from tiles.memory_bound import memory_bound_constants, memory_bound_kernel, memory_bound_time
 from tiles.paper_chip import completed, is_gpu
@@ -60,6 +60,8 @@ def tile_estimator(
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"stack: unknown software stack {stack!r}{hint} (known: {', '.join(STACKS)})")
 
+    maps = _captured(own.sets("memory_bound"), engine(stack))
+
     def time(op: Operator, chip: Accelerator) -> KernelTime:
         if isinstance(op, (Collective, Transfer)):
             return operator_bound(op, chip)
@@ -84,10 +86,15 @@ def tile_estimator(
             return gemm_time(gemm, chip, own.gemm_constants(chip, gemm, _gemm_stack(gemm, stack, own)), rounding)
         if isinstance(op, Conv2d):
             return conv2d_time(op, chip, conv2d_constants(chip, stack, own.sets("conv2d"))[0], rounding=rounding)
-        kernel = memory_bound_constants(memory_bound_kernel(op), chip, stack, own.sets("memory_bound"))[0]
+        kernel = memory_bound_constants(memory_bound_kernel(op), chip, stack, maps)[0]
         return memory_bound_time(op, chip, kernel, rounding=rounding)
 
     return time
+
+
+def _captured(sets: Sequence[FamilySet], maker: str) -> tuple[FamilySet, ...]:
+    """Memory-bound constants measured in captured graphs: those of eager PyTorch hold the host's dispatch (15-50 us)."""
+    return tuple(entry for entry in sets if maker == "torch" or engine(entry.stack) != "torch")
 
 
 def _gemm_stack(op: Gemm, stack: str, own: Calibrated) -> str:

@@ -113,6 +113,8 @@ NEAREST_FORMAT: dict[str, tuple[str, ...]] = {
     "bf16_weight_int4": ("bf16_weight_int8", "bf16"),
 }
 #: Stacks in the order they are preferred when none is asked for.
+#: Points below which a set is not transferred to a chip it was not fitted on, where a broader one exists.
+LEAST_TRANSFERRED = 5000
 DEFAULT_STACKS = ("trtllm", "vllm", "sglang", "torch", "vidur")
 
 
@@ -166,6 +168,9 @@ def gemm_constants(
     order += [(arch, other) for arch in near for other in (wanted, *NEAREST_FORMAT.get(wanted, ()))]
     for arch, label in order:
         found = [entry for entry in known if entry["architecture"] == arch and entry["format"] == label]
+        # A chip's own sets come first, whatever the stack; a narrow set of another chip only where there is no other.
+        own = [entry for entry in found if chip.name in entry["chips"]]
+        found = own or [entry for entry in found if entry["n"] >= LEAST_TRANSFERRED] or found
         if found:
             entry = _nearest_stack(found, stack)
             same = stack is None or _engine(stack) == _engine(entry["stack"])

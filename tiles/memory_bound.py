@@ -21,6 +21,7 @@ from typing import NamedTuple
 from hardware.accelerator import Accelerator
 from roofline.kernel_time import Bound, KernelTime, kernel_time
 from roofline.relax import Rounding, exact
+from tiles.gemm_constants import constants_architecture
 from tiles.kernel_families import Chosen, FamilySet, choose, shipped_sets
 from workloads.numeric import Array, namespace
 from workloads.operators import Elementwise, Gather, Normalisation, Operator, Quantise, RotaryEmbedding, Softmax
@@ -71,18 +72,26 @@ DRAM_EFFICIENCY: dict[str, float] = {
 }
 #: Resident threads of one core where it is not 2048.
 THREADS_PER_CORE: dict[str, float] = {"Turing": 1024.0, "Ada": 1536.0}
+#: Bytes one core moves to or from L2 per clock, per architecture, where a set does not say (the GEMM models' rates).
+L2_BYTES_PER_CLOCK: dict[str, float] = {
+    "Ampere": 24.0,
+    "Ada": 12.0,
+    "Hopper": 44.0,
+    "Blackwell": 80.0,
+    "Blackwell Ultra": 80.0,
+}
 #: Kernels that stand in for one without constants.
 NEAREST_KERNELS: dict[str, tuple[str, ...]] = {
     "layer_norm": ("rms_norm",),
     "rms_norm": ("layer_norm",),
     "softmax": ("layer_norm", "rms_norm"),
     "silu_mul": ("binary", "unary"),
-    "binary": ("unary",),
-    "unary": ("binary",),
-    "pow": ("unary",),
-    "rotary_embedding": ("unary",),
-    "gather": ("unary",),
-    "quantise": ("unary",),
+    "binary": ("unary", "silu_mul"),
+    "unary": ("binary", "silu_mul"),
+    "pow": ("unary", "silu_mul"),
+    "rotary_embedding": ("unary", "silu_mul"),
+    "gather": ("unary", "silu_mul"),
+    "quantise": ("unary", "silu_mul"),
     "amax": ("quantise",),
 }
 #: How the kernels of a kind walk their rows; not fitted.
@@ -136,6 +145,7 @@ def constants_with(kernel: str, chip: Accelerator, values: Mapping[str, Array]) 
     """`MemoryBoundConstants` from fitted `values`, the shape of the kernel and what is known of the architecture."""
     own: dict[str, Array] = dict(KERNEL_SHAPE.get(kernel, {}))
     own["dram_efficiency"] = DRAM_EFFICIENCY.get(chip.architecture, 0.85)
+    own["l2_bytes_per_clock"] = L2_BYTES_PER_CLOCK.get(constants_architecture(chip), 48.0)
     own["threads_per_core"] = THREADS_PER_CORE.get(chip.architecture, 2048.0)
     return MemoryBoundConstants(**own | dict(values))
 

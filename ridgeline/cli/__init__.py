@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 import typer
 
-from ridgeline.cli import calibrate, devices, measure, models, predict, profile, validate
+from ridgeline.cli import calibrate, devices, measure, models, predict, profile, serve, validate
 
 #: The base of all complaints about options and arguments. Typer carries its own click or uses the installed one, by
 #: version; its public exceptions lead to the right one.
@@ -31,6 +31,7 @@ app.command("validate")(validate.validate)
 app.command("calibrate")(calibrate.calibrate)
 app.command("measure")(measure.measure)
 app.add_typer(profile.profile, name="profile")
+app.add_typer(serve.serve, name="serve")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -19,11 +19,15 @@ def validate(
             "kernels: none, shapes, gpu, extrapolate, generation, few-shot; a wrong name lists those of a level."
         ),
     ] = None,
+    calibration: Annotated[
+        str | None,
+        typer.Option(help="serving: none (kernel constants only) or engine (adds fitted overheads; default)."),
+    ] = None,
 ) -> None:
     """Compare predictions with measurements: signed errors per group, and over all."""
     # Imported here: pandas and the models cost more than the rest of the command line together.
     from profiles.data_folder import data_folder
-    from ridgeline.validate.levels import checked_split, load_level
+    from ridgeline.validate.levels import checked_calibration, checked_split, load_level
     from ridgeline.validate.report import print_rows, summary_rows, write_json
 
     module = load_level(level)
@@ -31,7 +35,7 @@ def validate(
     folder = data_folder() if data is None else data
     if not folder.is_dir():
         raise ValueError(f"--data: {folder} is not a folder")
-    validation = module.validate(folder, split=split)
+    validation = module.validate(folder, split=split, **checked_calibration(module, level, calibration))
     rows = validation.rows()
     console = Console()
     # Labels must stay readable in a pipe or a narrow terminal: the table takes the width it needs.

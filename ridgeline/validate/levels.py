@@ -37,3 +37,14 @@ def checked_split(module: ModuleType, split: str | None) -> str:
     if chosen not in module.SPLITS:
         raise ValueError(f"--split: {chosen!r} is not a split of this level (known: {', '.join(module.SPLITS)})")
     return chosen
+
+
+def checked_calibration(module: ModuleType, level: str, calibration: str | None) -> dict[str, str]:
+    """The `calibration` argument of a level that offers a choice (`CALIBRATIONS`, the first is the default)."""
+    known = getattr(module, "CALIBRATIONS", ())
+    if calibration is None:
+        return {}
+    if calibration not in known:
+        expected = f"known: {', '.join(known)}" if known else f"level {level} offers none"
+        raise ValueError(f"--calibration: {calibration!r} is not a calibration of this level ({expected})")
+    return {"calibration": calibration}

@@ -1,0 +1,141 @@
+"""`ridgeline serve simulate MODEL --on CHIP`: what requests see under a trace, a rate or a concurrency."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+serve = typer.Typer(help="LLM serving: replay a load on a deployment.", no_args_is_help=True)
+
+
+@serve.callback()
+def group() -> None:
+    """LLM serving: replay a load on a deployment."""
+
+
+@serve.command("simulate")
+def simulate(
+    model: Annotated[str, typer.Argument(help="Built-in name, folder with a config.json, or a config.json.")],
+    on: Annotated[str, typer.Option(help="Chip: catalogue name or TOML file.")],
+    trace: Annotated[Path | None, typer.Option(help="Requests: Parquet or CSV with lengths and arrivals.")] = None,
+    rate: Annotated[float | None, typer.Option(help="Poisson arrivals per second.")] = None,
+    concurrency: Annotated[int, typer.Option(help="Closed loop: requests in flight.")] = 0,
+    requests: Annotated[int, typer.Option(help="Requests to send (without a trace).")] = 200,
+    input: Annotated[int, typer.Option(help="Prompt tokens per request.")] = 1024,
+    output: Annotated[int, typer.Option(help="Generated tokens per request.")] = 256,
+    spread: Annotated[float, typer.Option(help="Lengths uniform in [1 - spread, 1] of these.")] = 0.0,
+    engine: Annotated[str, typer.Option(help="Serving engine: vllm, trtllm, sglang, ...")] = "vllm",
+    tp: Annotated[int, typer.Option(help="Tensor parallelism.")] = 1,
+    pp: Annotated[int, typer.Option(help="Pipeline stages.")] = 1,
+    ep: Annotated[int, typer.Option(help="Expert parallelism.")] = 1,
+    dp: Annotated[int, typer.Option(help="Data-parallel attention ranks of one replica.")] = 1,
+    replicas: Annotated[int, typer.Option(help="Independent replicas behind a router.")] = 1,
+    router: Annotated[str, typer.Option(help="round_robin or least_loaded.")] = "round_robin",
+    dtype: Annotated[str | None, typer.Option(help="Weight format instead of the model's own, e.g. fp8.")] = None,
+    kv_dtype: Annotated[str, typer.Option(help="Cache format instead of the model's own.")] = "",
+    max_sequences: Annotated[int | None, typer.Option(help="Sequences in one iteration at most.")] = None,
+    max_batched_tokens: Annotated[int | None, typer.Option(help="New tokens in one iteration at most.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of arrivals and lengths.")] = 0,
+    plot: Annotated[Path | None, typer.Option(help="Write the distributions to this picture.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON (SI units) instead of tables.")] = False,
+) -> None:
+    """Replay a load, iteration by iteration, and print what requests see."""
+    from json import dumps
+
+    from rich.console import Console
+
+    from ridgeline.simulation import simulate as answer
+
+    found = answer(
+        model, on=on, engine=engine, trace=trace, rate_per_s=rate, concurrency=concurrency, requests=requests,
+        input_tokens=input, output_tokens=output, spread=spread, tp=tp, pp=pp, ep=ep, dp=dp, replicas=replicas,
+        router=router, dtype=dtype, kv_dtype=kv_dtype, max_sequences=max_sequences,
+        max_batched_tokens=max_batched_tokens, seed=seed,
+    )  # fmt: skip
+    if plot is not None:
+        _picture(found, plot)
+    if json:
+        print(dumps(as_json(found), indent=1))
+    else:
+        _print(found, Console())
+        if plot is not None:
+            Console().print(f"picture: {plot}", markup=False)
+
+
+def as_json(found: Any) -> dict[str, Any]:
+    """Figures of a simulation in SI units; a figure that does not exist is null."""
+    served = found.served
+    summary = {
+        metric: {name: None if value != value else value for name, value in row.items()}
+        for metric, row in served.summary().to_dict("index").items()
+    }
+    return {
+        "model": found.model.name,
+        "chip": found.chip.name,
+        "devices": found.devices,
+        "engine": found.engine.name,
+        "requests": len(served.requests),
+        "refused": int(served.refused.sum()),
+        "preemptions": int(served.preemptions.sum()),
+        "kv_tokens": found.kv_tokens,
+        "makespan_s": served.makespan_s,
+        "iterations": served.iterations,
+        "output_tokens_per_s": None if served.makespan_s <= 0 else served.output_tokens_per_s,
+        "metrics": summary,
+        "notes": list(found.notes),
+    }
+
+
+def _print(found: Any, console: Any) -> None:
+    from rich.table import Table
+
+    served = found.served
+    title = f"{found.model.name} on {found.devices} x {found.chip.name}, {found.engine.name}: {len(served.requests)} requests"
+    table = Table(title=title)
+    table.add_column("time")
+    names = ("mean", "p50", "p90", "p99")
+    for name in names:
+        table.add_column(name, justify="right")
+    labels = {"ttft_s": "first token", "tpot_s": "each further token", "e2e_s": "whole request"}
+    for metric, row in served.summary().iterrows():
+        table.add_row(labels[str(metric)], *(_seconds(row[name]) for name in names))
+    console.print(table)
+    busy = served.busy_s / (served.makespan_s * found.deployment.replicas) if served.makespan_s > 0 else float("nan")
+    console.print(
+        f"{served.output_tokens_per_s:,.0f} output tokens/s over {served.makespan_s:,.1f} s; engine busy {100 * busy:.0f} %; "
+        f"{served.iterations:,} iterations; room for {found.kv_tokens:,.0f} cached tokens per replica",
+        highlight=False,
+    )
+    for note in found.notes:
+        console.print(f"note: {note}", markup=False, highlight=False)
+
+
+def _seconds(value: float) -> str:
+    if value != value:
+        return "-"
+    return f"{value:.3g} s" if value >= 1.0 else f"{1e3 * value:.3g} ms"
+
+
+def _picture(found: Any, path: Path) -> None:
+    import matplotlib.pyplot as plt
+
+    from roofline.plots import plot_style
+    from serving.plots import distribution_plot
+
+    if path.is_dir() or not path.suffix:
+        raise ValueError(
+            f"--plot: {str(path)!r} is not a file to write; expected a path that ends in .png, .pdf or .svg"
+        )
+    if found.served.refused.all():
+        raise ValueError("--plot: no request was served, there is nothing to draw")
+    with plot_style():
+        figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), constrained_layout=True)
+        for metric, ax in zip(("ttft_s", "tpot_s"), axes):
+            distribution_plot(found.served, metric, ax=ax)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            figure.savefig(path)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"--plot: {str(path)!r} cannot be written: {error}") from None
+        finally:
+            plt.close(figure)

@@ -1,0 +1,160 @@
+"""One question, one answer: what requests see when an engine serves a model on chips under a given load.
+
+The phase law comes from closed-form kernels (`serving.closed_form_law`), the requests from a trace, a Poisson process or a
+closed loop, and `serving.replay` serves them iteration by iteration.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import hardware
+import workloads
+from hardware import Accelerator
+from serving import Deployment, KnownEngine, PhaseLaw, Requests, Served, read_requests, replay
+
+from serving import closed_form_law, kv_capacity_tokens, load_engine  # isort: skip
+from serving.closed_form_law import Knots
+from serving.engine import ROUTERS
+from tiles import tile_estimator
+from tiles.estimator import STACKS
+from workloads import Parallelism, TransformerModel
+from workloads.quantisation import uniform
+
+
+@dataclass(frozen=True, kw_only=True)
+class Simulation:
+    """Answer of `simulate`: per-request times in `served`, and what they come from."""
+
+    model: TransformerModel
+    chip: Accelerator
+    parallelism: Parallelism
+    deployment: Deployment
+    engine: KnownEngine
+    law: PhaseLaw
+    kv_tokens: float
+    served: Served
+    notes: tuple[str, ...]
+
+    @property
+    def devices(self) -> int:
+        """Devices of all replicas."""
+        return int(self.parallelism.devices) * self.deployment.replicas
+
+
+def simulate(
+    model: Any,
+    *,
+    on: str | Path | dict | Accelerator,
+    engine: str = "vllm",
+    trace: str | Path | None = None,
+    rate_per_s: float | None = None,
+    concurrency: int = 0,
+    requests: int = 200,
+    input_tokens: int = 1024,
+    output_tokens: int = 256,
+    spread: float = 0.0,
+    tp: int = 1,
+    pp: int = 1,
+    ep: int = 1,
+    dp: int = 1,
+    replicas: int = 1,
+    router: str = "round_robin",
+    dtype: str | None = None,
+    kv_dtype: str = "",
+    max_sequences: int | None = None,
+    max_batched_tokens: int | None = None,
+    seed: int = 0,
+) -> Simulation:
+    """Serve a `trace` file, or `requests` requests of `input_tokens` and `output_tokens` (uniform in [1 - `spread`, 1] of
+    them) arriving at `rate_per_s` or kept `concurrency` in flight. Exactly one of the three loads must be given.
+
+    Raises `ValueError` for unknown names, a model that does not fit, and a load that is not one of the three.
+    """
+    described = workloads.load(model) if not isinstance(model, TransformerModel) else model
+    if not isinstance(described, TransformerModel) or not described.causal:
+        raise ValueError(f"model: {getattr(described, 'name', model)!r} generates no tokens; expected a language model")
+    if dtype is not None:
+        described = described.with_quantisation(uniform(dtype))
+    chip = on if isinstance(on, Accelerator) else hardware.load(on)
+    known = load_engine(engine)
+    own = known.calibrated()
+    if router not in ROUTERS:
+        raise ValueError(f"router: {router!r} is unknown (known: {', '.join(ROUTERS)})")
+    parallelism = Parallelism(tp=tp, pp=pp, ep=ep, dp=dp)
+    load = _load(trace, rate_per_s, concurrency, requests, input_tokens, output_tokens, spread, seed)
+    longest = float((load.input_tokens + load.output_tokens).max())
+    limit = described.max_context_tokens
+    if limit and longest > limit:
+        raise ValueError(f"requests: the longest has {longest:.0f} tokens, beyond the model's context of {limit}")
+    mean = float((load.input_tokens + load.output_tokens).mean())
+    kv_tokens = float(kv_capacity_tokens(described, chip, parallelism, context_tokens=mean, kv_dtype=kv_dtype))
+    if not kv_tokens >= own.block_tokens:
+        raise ValueError(
+            f"{described.name} does not fit on {int(parallelism.devices)} x {chip.name}: no memory is left for keys and values"
+        )
+    own = replace(
+        own,
+        kv_tokens=kv_tokens,
+        max_sequences=own.max_sequences if max_sequences is None else max_sequences,
+        max_batched_tokens=own.max_batched_tokens if max_batched_tokens is None else max_batched_tokens,
+    )
+    stack = known.name.partition("-")[0]
+    knots = Knots(most_tokens=max(own.max_batched_tokens, 64), most_context=int(max(longest, 128)))
+    law = closed_form_law(
+        described,
+        chip,
+        parallelism,
+        tile_estimator(stack if stack in STACKS else "vllm"),
+        kv_dtype=kv_dtype,
+        knots=knots,
+    )
+    deployment = Deployment(replicas, router)
+    served = replay(load, law, own, deployment, concurrency=concurrency)
+    return Simulation(
+        model=described, chip=chip, parallelism=parallelism, deployment=deployment, engine=known, law=law,
+        kv_tokens=kv_tokens, served=served, notes=_notes(known, served),
+    )  # fmt: skip
+
+
+def _load(trace, rate_per_s, concurrency, requests, input_tokens, output_tokens, spread, seed) -> Requests:
+    given = [
+        name
+        for name, on in (
+            ("trace", trace is not None),
+            ("rate", rate_per_s is not None),
+            ("concurrency", concurrency > 0),
+        )
+        if on
+    ]
+    if len(given) != 1:
+        raise ValueError(
+            f"load: expected exactly one of trace, rate and concurrency; given: {', '.join(given) or 'none'}"
+        )
+    if trace is not None:
+        return read_requests(trace)
+    if not requests >= 1:
+        raise ValueError(f"requests: {requests!r}; expected at least 1")
+    if not 0.0 <= spread < 1.0:
+        raise ValueError(f"spread: {spread!r}; expected a share in [0, 1)")
+    generator = np.random.default_rng(seed)
+    draw = generator.uniform(1.0 - spread, 1.0, (2, requests))
+    prompts, outputs = np.ceil(draw * np.array([[input_tokens], [output_tokens]]))
+    if rate_per_s is not None:
+        return Requests.poisson(rate_per_s, prompts, outputs, seed=seed)
+    return Requests.of(0.0, prompts, outputs)
+
+
+def _notes(known: KnownEngine, served: Served) -> tuple[str, ...]:
+    notes = ["kernels from closed forms; iteration times without variation; prefix cache off"]
+    if not any((known.overheads.iteration_s, known.overheads.sequence_s, known.overheads.request_s)):
+        notes.append(f"engine {known.name}: no overheads fitted, host and scheduler time are not in these numbers")
+    if served.refused.any():
+        notes.append(
+            f"{int(served.refused.sum())} of {len(served.refused)} requests refused: they can never fit in memory"
+        )
+    if served.preemptions.any():
+        notes.append(f"{int(served.preemptions.sum())} preemptions: memory for keys and values ran out")
+    return tuple(notes)

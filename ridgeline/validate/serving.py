@@ -1,0 +1,112 @@
+"""Level "serving": time to first token and per output token of measured deployments, and real runs request by request.
+
+Folder: `silicon_points.parquet` (closed-loop benchmarks, means) and `vllm_runs/` with the measured layer tables of the
+same GPUs. Calibration "none" uses kernel-level constants only; "engine" adds the engine's overheads (at most four
+constants each, `serving/constants/engines.toml`). Points without the degrees of parallelism of an aggregated deployment
+are counted and not answered. A run's rows compare each request; `mean` and `p99` rows compare the run's statistic.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ridgeline.validate import serving_points, serving_runs
+from ridgeline.validate.report import Validation
+from serving.engines import engine_of, engines
+
+#: A pandas frame (its stubs do not know what selecting rows returns).
+Frame = Any
+SPLITS = ("none",)
+CALIBRATIONS = ("engine", "none")
+POINTS = "silicon_points.parquet"
+#: 90 % of a normal distribution lies within this many standard deviations.
+NORMAL_90 = 1.6449
+
+
+def validate(data: Path, *, split: str = "none", calibration: str = "engine") -> Validation:
+    """Score the points and runs under `data` (the folder itself or one that holds `serving/`)."""
+    folder = data / "serving" if (data / "serving").is_dir() else data
+    calibrated = calibration == "engine"
+    frames, messages = [], []
+    if (folder / POINTS).is_file():
+        rows: Frame = serving_points.read_points(folder / POINTS)
+        frames.append(_points(rows, calibrated))
+        clean = int(rows["clean"].astype(bool).sum())
+        messages.append(f"{len(rows)} points of {POINTS}, {clean} of them clean ('mode' agg-clean)")
+    found = serving_runs.read_runs(folder)
+    if found is not None:
+        runs, requests, tables = found
+        frames.append(_runs(runs, requests, tables, calibrated))
+        messages.append(f"{len(runs)} real runs of {len(requests)} requests, law from the measured layer tables")
+    if not frames:
+        raise ValueError(f"{folder}: neither {POINTS} nor vllm_runs/ with {serving_runs.TABLES}")
+    points = pd.concat(frames, ignore_index=True)
+    return Validation(
+        level="serving", points=points, group=("metric", "mode", "engine", "system", "model"), messages=messages
+    )
+
+
+def _points(rows: Frame, calibrated: bool) -> Frame:
+    first, each = serving_points.predict_points(rows, calibrated=calibrated)
+    frames = []
+    for metric, predicted in (("ttft", first), ("tpot", each)):
+        spreads = {name: known.deviation.get(metric, np.nan) for name, known in engines().items()}
+        deviation = rows["backend"].map(spreads)
+        frames.append(
+            pd.DataFrame(
+                {
+                    "metric": metric,
+                    "mode": np.where(rows["clean"].astype(bool), "agg-clean", rows["mode"].astype(str)),
+                    "engine": rows["backend"].astype(str),
+                    "system": rows["system"].astype(str),
+                    "model": rows["model_path"].astype(str),
+                    "measured": rows[f"silicon_{metric}_ms"].to_numpy(float) * 1e-3,
+                    **_interval(predicted, deviation.to_numpy(float)),
+                    "calibration": "engine" if calibrated else "none",
+                }
+            )
+        )
+    return pd.concat(frames, ignore_index=True)
+
+
+def _interval(predicted: np.ndarray, deviation: np.ndarray) -> dict[str, np.ndarray]:
+    spread = np.exp(NORMAL_90 * deviation)
+    return {"predicted": predicted, "lower": predicted / spread, "upper": predicted * spread}
+
+
+def _runs(runs: list[dict[str, Any]], requests: Frame, tables: Frame, calibrated: bool) -> Frame:
+    frames = []
+    for run in runs:
+        rows = requests[requests["run"] == run["run"]].sort_values("queued_s")
+        system, _, model = str(run["run"]).partition("/")
+        try:
+            law = serving_runs.run_law(run, tables)
+        except ValueError:
+            law = None
+        served = None if law is None else serving_runs.replay_run(run, rows, law, calibrated=calibrated)
+        deviation = engine_of("vllm", str(run.get("vllm_version") or "")).deviation
+        for metric, column in serving_runs.METRICS.items():
+            measured = rows[column].to_numpy(float)
+            predicted = np.full(len(rows), np.nan) if served is None else getattr(served, column)
+            for mode, truth, guess in (
+                ("run-request", measured, predicted),
+                ("run-mean", np.array([measured.mean()]), np.array([predicted.mean()])),
+                ("run-p99", np.percentile(measured, [99.0]), _p99(predicted)),
+            ):
+                spread = np.full(len(truth), deviation.get(metric if mode == "run-request" else "mean", np.nan))
+                frames.append(
+                    pd.DataFrame(
+                        {
+                            "metric": metric, "mode": mode, "engine": "vllm", "system": system, "model": model,
+                            "measured": truth, **_interval(guess, spread),
+                            "calibration": "engine" if calibrated else "none",
+                        }
+                    )
+                )  # fmt: skip
+    return pd.concat(frames, ignore_index=True)
+
+
+def _p99(values: np.ndarray) -> np.ndarray:
+    return np.percentile(values, [99.0]) if np.all(np.isfinite(values)) else np.array([np.nan])

@@ -1,0 +1,70 @@
+"""Real serving runs, request by request (`vllm_runs/requests.parquet` + `runs.json`), replayed over a phase law.
+
+Each run's arrivals, lengths, limits, cache size and link are its own record; the law comes from the measured
+per-layer tables of the same GPU (`llmservingsim_kernel_tables_us.parquet` beside or above the runs).
+"""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+import hardware
+from serving.engines import engine_of
+from serving.measured_law import Ranks, measured_law
+from serving.phase_law import PhaseLaw
+from serving.replay import Deployment, Served, replay
+from serving.requests import Requests
+
+#: A pandas frame (its stubs do not know what selecting rows returns).
+Frame = Any
+TABLES = "llmservingsim_kernel_tables_us.parquet"
+METRICS = {"ttft": "ttft_s", "tpot": "tpot_s", "e2e": "e2e_s"}
+
+
+def read_runs(folder: Path) -> tuple[list[dict[str, Any]], Frame, Frame] | None:
+    """(runs, requests, layer tables) under `folder`, None where one of them is missing."""
+    runs, requests = folder / "vllm_runs" / "runs.json", folder / "vllm_runs" / "requests.parquet"
+    tables = folder / TABLES
+    if not (runs.is_file() and requests.is_file() and tables.is_file()):
+        return None
+    try:
+        listed = json.loads(runs.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{runs}: not JSON ({error})") from None
+    return listed, pd.read_parquet(requests), pd.read_parquet(tables)
+
+
+def run_law(run: dict[str, Any], tables: Frame) -> PhaseLaw:
+    """The law of a run from the measured layers; its link as the run's record describes it."""
+    name = str(run["run"]).partition("/")[0]
+    link = hardware.load(name).scale_up
+    cluster = run.get("sim_cluster_config") or {}
+    if cluster.get("link_bw"):
+        link = replace(
+            link, bandwidth_bytes_per_s=float(cluster["link_bw"]) * 1e9,
+            latency_s=float(cluster.get("link_latency", 0.0)) * 1e-9,
+        )  # fmt: skip
+    dp = int(run.get("data_parallel_size") or 1)
+    experts = dp if run.get("enable_expert_parallel") else 1
+    return measured_law(tables, name, str(run["model"]), Ranks(int(run["tensor_parallel_size"]), experts), link)
+
+
+def replay_run(run: dict[str, Any], rows: Frame, law: PhaseLaw, *, calibrated: bool) -> Served:
+    """The run replayed; prefix hits are the run's mean share of every prompt, whole blocks."""
+    known = engine_of("vllm", str(run.get("vllm_version") or ""))
+    engine = known.calibrated() if calibrated else known.engine
+    dp = int(run.get("data_parallel_size") or 1)
+    capacity = (run.get("sim_kv_tokens_per_instance") or [float("inf")])[0]
+    engine = replace(
+        engine, max_sequences=int(run["max_num_seqs"]), max_batched_tokens=int(run["max_num_batched_tokens"]),
+        kv_tokens=float(capacity),
+    )  # fmt: skip
+    share = float(run.get("sim_prefix_hit_pct") or 0.0) / 100.0
+    prompts = rows["input_toks"].to_numpy(float)
+    cached = np.floor(prompts * share / engine.block_tokens) * engine.block_tokens
+    requests = Requests.of(rows["queued_s"].to_numpy(float), prompts, rows["output_toks"].to_numpy(float), cached)
+    return replay(requests, law, engine, Deployment(dp, "round_robin", dp > 1))

@@ -1,0 +1,127 @@
+"""A phase law from closed-form kernels: the model's operator table evaluated on knots of each part.
+
+For one chip, model and parallelism the parts are separated by what an operator's time depends on: `head` (operators
+after the last layer), attention of prompts and of decoding sequences (operators that only a prompt's or a decoding
+pass has), and `dense`, everything else, at the number of new tokens. An estimator is an argument; the law is exact at
+knots and linear between them.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from hardware.accelerator import Accelerator
+from roofline.phase import Estimator, GroupTime, phase_time
+from serving.phase_law import PhaseLaw, Tables, as_tables
+from workloads import Batch, Parallelism
+from workloads.transformer import TransformerModel
+
+#: Operators of the head, by name.
+HEAD = (
+    "final_norm",
+    "pooler",
+    "head_transform",
+    "output_projection",
+    "lm_head",
+    "lm_head_quantise",
+    "logits_all_gather",
+)
+
+
+class Knots(NamedTuple):
+    """Where the law is exact: new tokens of an iteration (powers of 2 and 1.5 times them), context positions."""
+
+    most_tokens: int = 16384
+    most_context: int = 131072
+    most_sequences: int = 1024
+
+
+DEFAULT_KNOTS = Knots()
+
+
+def closed_form_law(
+    model: TransformerModel,
+    chip: Accelerator,
+    parallelism: Parallelism,
+    estimator: Estimator,
+    *,
+    kv_dtype: str = "",
+    knots: Knots = DEFAULT_KNOTS,
+    mixed_factor: float = 1.0,
+) -> PhaseLaw:
+    """Law of one deployment of tp * pp * dp devices; tokens and sequences are those of all its data-parallel ranks.
+
+    `mixed_factor`: decode attention in an iteration with prompts, relative to alone (kernels that serve both in one
+    call lose the split along the context). `ValueError` where a shape does not divide.
+    """
+    tokens, sequences, context = _tokens(knots.most_tokens), _tokens(knots.most_sequences), _context(knots)
+
+    def groups(batch: Batch) -> tuple[GroupTime, ...]:
+        timed = phase_time(model.phase(batch, parallelism, kv_dtype=kv_dtype), chip, estimator=estimator)
+        if not np.all(np.isfinite(timed.total_s)):
+            raise ValueError(
+                f"{model.name} on {chip.name}: a shape does not divide by {parallelism}, or has no estimate"
+            )
+        return timed.groups
+
+    prompt = groups(Batch.prefill_of(1.0, tokens, 0.0))
+    decoding = groups(Batch.decode_of(tokens, 1.0))
+    shared = _names(prompt) & _names(decoding) - set(HEAD)
+    head_groups = groups(Batch.decode_of(sequences, 1.0))
+    chunk, prefix = np.meshgrid(tokens, context, indexing="ij")
+    positions = np.maximum(prefix - 0.5 * chunk, 0.0)
+    prefill = groups(Batch.prefill_of(1.0, chunk, positions))
+    number, length = np.meshgrid(sequences, np.maximum(context, 1.0), indexing="ij")
+    decode = groups(Batch.decode_of(number, length))
+    decode_s = _sum(decode, _names(decoding) - shared - set(HEAD), number.shape)
+    prefill_s = _sum(prefill, _names(prompt) - shared - set(HEAD), chunk.shape)
+    # A token that attends to less than half its chunk belongs to several prompts in one pass: work in proportion.
+    least = np.minimum(prefix / (0.5 * chunk), 1.0)
+    prefill_s = prefill_s * (0.2 + 0.8 * least)
+    return PhaseLaw(
+        as_tables(Tables(
+            dense_tokens=_zero(tokens), dense_s=_first(_sum(decoding, shared, tokens.shape)),
+            head_sequences=_zero(sequences), head_s=_first(_sum(head_groups, set(HEAD), sequences.shape)),
+            prefill_tokens=_zero(tokens), prefill_context=context, prefill_s=_row(prefill_s),
+            decode_sequences=_zero(sequences), decode_context=context, decode_s=_row(decode_s),
+            mixed_s=_row(mixed_factor * decode_s), group_tokens=np.array([0.0, 1.0]), group_s=np.zeros(2),
+        ))
+    )  # fmt: skip
+
+
+def _tokens(most: int) -> np.ndarray:
+    powers = 2.0 ** np.arange(0, np.ceil(np.log2(most)) + 1)
+    return np.unique(np.concatenate([powers, 1.5 * powers[1:-1]]))
+
+
+def _context(knots: Knots) -> np.ndarray:
+    return np.concatenate([[0.0], 2.0 ** np.arange(6, np.ceil(np.log2(knots.most_context)) + 1)])
+
+
+def _names(groups: tuple[GroupTime, ...]) -> set[str]:
+    return {name for group in groups for name in group.names}
+
+
+def _sum(groups: tuple[GroupTime, ...], names: set[str], shape: tuple[int, ...]) -> np.ndarray:
+    """Seconds of the operators called `names`, all their runs, broadcast to `shape`."""
+    total = np.zeros(shape)
+    for group in groups:
+        chosen = np.array([name in names for name in group.names])
+        if chosen.any():
+            one = np.asarray(group.one.total_s, float)
+            count = np.asarray(group.count, float)
+            count = count.reshape(count.shape + (1,) * (one.ndim - count.ndim))
+            total = total + np.sum((count * one)[chosen], axis=0)
+    return total
+
+
+def _zero(knots: np.ndarray) -> np.ndarray:
+    return np.concatenate([[0.0], knots])
+
+
+def _first(values: np.ndarray) -> np.ndarray:
+    return np.concatenate([values[:1], values])
+
+
+def _row(values: np.ndarray) -> np.ndarray:
+    return np.concatenate([np.zeros((1, values.shape[1])), values])

@@ -1,0 +1,374 @@
+"""The compiled loop of the replay: scheduler iterations of one or several replicas, request by request.
+
+State is in flat arrays; nothing is allocated inside the loop. `serving.replay` is what a user calls.
+"""
+
+from typing import NamedTuple
+
+import numba
+import numpy as np
+
+from serving.phase_law import Tables, group_time_scalar, iteration_time_scalar
+
+FCFS, SHORTEST_FIRST, PRIORITY = 0, 1, 2
+MIXED, PREFILL_FIRST, STATIC = 0, 1, 2
+ROUND_ROBIN, LEAST_LOADED = 0, 1
+WAITING, SERVED, REJECTED = 0, 1, 2
+
+
+class LoopLimits(NamedTuple):
+    """Engine limits and policies as numbers; see `serving.engine.Engine`."""
+
+    batching: int
+    max_sequences: int
+    max_batched_tokens: int
+    chunked: bool
+    lookahead: bool
+    block_tokens: int
+    kv_blocks: int
+    watermark_blocks: int
+    replicas: int
+    lockstep: bool
+    router: int
+    concurrency: int
+
+
+class LoopState(NamedTuple):
+    """Arrays [replicas, ...] the loop works on: the running requests in order of admission, what each gets in this
+    iteration, and a heap of waiting ones."""
+
+    running: np.ndarray
+    chunk: np.ndarray
+    count: np.ndarray
+    used_blocks: np.ndarray
+    heap: np.ndarray
+    heap_size: np.ndarray
+    outstanding: np.ndarray
+    held_slots: np.ndarray
+    held_blocks: np.ndarray
+    busy_until: np.ndarray
+    started: np.ndarray
+
+
+class LoopRequests(NamedTuple):
+    """Per request, [requests]: what it asks for and what has happened to it."""
+
+    arrival_s: np.ndarray
+    prompt: np.ndarray
+    output: np.ndarray
+    cached: np.ndarray
+    key: np.ndarray
+    computed: np.ndarray
+    target: np.ndarray
+    generated: np.ndarray
+    blocks: np.ndarray
+    scheduled_s: np.ndarray
+    first_token_s: np.ndarray
+    last_token_s: np.ndarray
+    status: np.ndarray
+    replica: np.ndarray
+    preempted: np.ndarray
+
+
+@numba.njit(cache=True, inline="always")
+def _before(requests, a, b):
+    return requests.key[a] < requests.key[b] or (requests.key[a] == requests.key[b] and a < b)
+
+
+@numba.njit(cache=True)
+def _push(heap, size, requests, request):
+    i = size
+    heap[i] = request
+    while i > 0:
+        parent = (i - 1) // 2
+        if not _before(requests, heap[i], heap[parent]):
+            break
+        heap[i], heap[parent] = heap[parent], heap[i]
+        i = parent
+    return size + 1
+
+
+@numba.njit(cache=True)
+def _pop(heap, size, requests):
+    top = heap[0]
+    size -= 1
+    heap[0] = heap[size]
+    i = 0
+    while True:
+        least, left = i, 2 * i + 1
+        if left < size and _before(requests, heap[left], heap[least]):
+            least = left
+        if left + 1 < size and _before(requests, heap[left + 1], heap[least]):
+            least = left + 1
+        if least == i:
+            return top, size
+        heap[i], heap[least] = heap[least], heap[i]
+        i = least
+
+
+@numba.njit(cache=True)
+def _arrive(r, i, state, requests, limits):
+    """Request i joins the queue of replica r, or is refused if it could never fit."""
+    whole = (requests.prompt[i] + requests.output[i] + limits.block_tokens - 1) // limits.block_tokens
+    too_long = not limits.chunked and requests.prompt[i] > limits.max_batched_tokens
+    if whole > limits.kv_blocks - limits.watermark_blocks or too_long:
+        requests.status[i] = REJECTED
+        return False
+    requests.replica[i] = r
+    state.heap_size[r] = _push(state.heap[r], state.heap_size[r], requests, i)
+    state.outstanding[r] += 1
+    return True
+
+
+@numba.njit(cache=True)
+def _route(limits, state, next_replica):
+    if limits.router == LEAST_LOADED:
+        best = next_replica % limits.replicas
+        for k in range(limits.replicas):
+            r = (next_replica + k) % limits.replicas
+            if state.outstanding[r] < state.outstanding[best]:
+                best = r
+        return best
+    return next_replica % limits.replicas
+
+
+@numba.njit(cache=True)
+def _preempt_last(r, state, requests):
+    """The youngest running request gives its memory back and waits again; its tokens will be computed anew."""
+    last = state.count[r] - 1
+    i = state.running[r, last]
+    state.count[r] = last
+    state.used_blocks[r] -= requests.blocks[i]
+    requests.blocks[i] = 0
+    requests.computed[i] = 0
+    requests.target[i] = requests.prompt[i] + requests.generated[i]
+    requests.preempted[i] += 1
+    state.heap_size[r] = _push(state.heap[r], state.heap_size[r], requests, i)
+
+
+@numba.njit(cache=True)
+def _grow(r, i, tokens, state, requests, limits):
+    """Blocks for `tokens` more of request i; False if there are none left."""
+    need = (requests.computed[i] + tokens + limits.block_tokens - 1) // limits.block_tokens - requests.blocks[i]
+    if need > 0:
+        if state.used_blocks[r] + state.held_blocks[r] + need > limits.kv_blocks:
+            return False
+        state.used_blocks[r] += need
+        requests.blocks[i] += need
+    return True
+
+
+@numba.njit(cache=True)
+def _plan(r, now, visible_s, state, requests, limits):
+    """Choose what replica r runs next: fills `chunk` of its running requests, admits waiting ones.
+
+    `visible_s`: requests that arrived later are not seen (an engine that plans one iteration ahead sees the queue as
+    it was when the last iteration started)."""
+    budget = limits.max_batched_tokens
+    decoding_only = limits.batching != MIXED
+    preempted = False
+    k = 0
+    while k < state.count[r]:
+        i = state.running[r, k]
+        rest = requests.target[i] - requests.computed[i]
+        tokens = min(rest, budget)
+        if tokens <= 0:
+            state.chunk[r, k] = 0
+            k += 1
+            continue
+        while not _grow(r, i, tokens, state, requests, limits):
+            preempted = True
+            if state.count[r] - 1 == k:
+                break
+            _preempt_last(r, state, requests)
+        if state.count[r] - 1 == k and preempted and not _grow(r, i, tokens, state, requests, limits):
+            _preempt_last(r, state, requests)
+            break
+        state.chunk[r, k] = tokens
+        budget -= tokens
+        k += 1
+    if preempted or (limits.batching == STATIC and state.count[r] > 0):
+        return
+    first_new = state.count[r]
+    if decoding_only:
+        budget = limits.max_batched_tokens
+    while state.heap_size[r] > 0 and budget > 0 and state.count[r] + state.held_slots[r] < limits.max_sequences:
+        i = state.heap[r, 0]
+        if requests.arrival_s[i] > visible_s:
+            break
+        start = min(requests.cached[i], requests.target[i] - 1)
+        rest = requests.target[i] - start
+        if (
+            rest > budget
+            and (not limits.chunked or decoding_only)
+            and not (decoding_only and state.count[r] == first_new)
+        ):
+            break
+        tokens = rest if decoding_only else min(rest, budget)
+        requests.computed[i] = start
+        needed = (start + tokens + limits.block_tokens - 1) // limits.block_tokens
+        room = limits.kv_blocks - state.used_blocks[r] - state.held_blocks[r] - limits.watermark_blocks
+        if needed > room:
+            break
+        _, state.heap_size[r] = _pop(state.heap[r], state.heap_size[r], requests)
+        state.used_blocks[r] += needed
+        requests.blocks[i] = needed
+        if np.isnan(requests.scheduled_s[i]):
+            requests.scheduled_s[i] = now
+        state.running[r, state.count[r]] = i
+        state.chunk[r, state.count[r]] = tokens
+        state.count[r] += 1
+        budget -= tokens
+    if decoding_only and state.count[r] > first_new:
+        for k in range(first_new):
+            state.chunk[r, k] = 0
+
+
+@numba.njit(cache=True)
+def _weigh(r, state, requests, tables, iteration_s, sequence_s, imbalance):
+    """Time of the planned iteration of replica r by itself, and its tokens; 0 tokens: nothing to run."""
+    prefill, pairs, decoding, context, squares, sampled = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+    for k in range(state.count[r]):
+        tokens = state.chunk[r, k]
+        if tokens == 0:
+            continue
+        i = state.running[r, k]
+        if tokens == 1 and requests.generated[i] > 0:
+            decoding += 1.0
+            context += requests.computed[i]
+            squares += float(requests.computed[i]) * float(requests.computed[i])
+            sampled += 1.0
+        else:
+            prefill += tokens
+            pairs += tokens * (requests.computed[i] + 0.5 * tokens)
+            if requests.computed[i] + tokens >= requests.target[i]:
+                sampled += 1.0
+    if prefill + decoding == 0.0:
+        return 0.0, 0.0
+    mean_pairs = pairs / prefill if prefill > 0.0 else 0.0
+    mean_context = context / decoding if decoding > 0.0 else 0.0
+    if imbalance > 0.0 and decoding > 1.0:
+        mean_context += imbalance * np.sqrt(max(squares / decoding - mean_context * mean_context, 0.0))
+    tau = iteration_time_scalar(tables, iteration_s, sequence_s, prefill, mean_pairs, decoding, mean_context, sampled)
+    return tau, prefill + decoding
+
+
+@numba.njit(cache=True)
+def _commit(r, now, state, requests, limits):
+    """End of an iteration of replica r: tokens appear, finished requests leave. Returns (finished, tokens)."""
+    kept, finished, freed, emitted = 0, 0, 0, 0
+    for k in range(state.count[r]):
+        i = state.running[r, k]
+        tokens = state.chunk[r, k]
+        if tokens > 0:
+            requests.computed[i] += tokens
+            if requests.computed[i] >= requests.target[i]:
+                requests.generated[i] += 1
+                requests.target[i] += 1
+                emitted += 1
+                requests.last_token_s[i] = now
+                if requests.generated[i] == 1:
+                    requests.first_token_s[i] = now
+                if requests.generated[i] >= requests.output[i]:
+                    requests.status[i] = SERVED
+                    freed += requests.blocks[i]
+                    finished += 1
+                    continue
+        state.running[r, kept] = i
+        kept += 1
+    state.count[r] = kept
+    state.used_blocks[r] -= freed
+    state.outstanding[r] -= finished
+    state.held_slots[r] = finished if limits.lookahead else 0
+    state.held_blocks[r] = freed if limits.lookahead else 0
+    return finished, emitted
+
+
+@numba.njit(cache=True)
+def run(requests, state, limits, tables: Tables, iteration_s, sequence_s, imbalance):
+    """Replay all requests; returns (iterations, busy seconds, tokens generated, prompt tokens computed)."""
+    total = requests.arrival_s.size
+    groups = 1 if limits.lockstep else limits.replicas
+    width = limits.replicas if limits.lockstep else 1
+    upcoming, left, next_replica, admitted_free = 0, total, 0, limits.concurrency
+    iterations, busy_s, generated, computed = 0, 0.0, 0, 0.0
+    now = 0.0
+    while left > 0:
+        g = 0
+        for j in range(1, groups):
+            if state.busy_until[j] < state.busy_until[g]:
+                g = j
+        closed = limits.concurrency > 0
+        arrival = np.inf
+        if upcoming < total:
+            if not closed:
+                arrival = requests.arrival_s[upcoming]
+            elif admitted_free > 0:
+                arrival = now
+        if arrival == np.inf and state.busy_until[g] == np.inf:
+            break
+        if arrival <= state.busy_until[g]:
+            now = arrival
+            r = _route(limits, state, next_replica)
+            next_replica = (r + 1) % limits.replicas
+            if closed:
+                requests.arrival_s[upcoming] = now
+                admitted_free -= 1
+            if _arrive(r, upcoming, state, requests, limits):
+                group = r // width
+                if state.busy_until[group] == np.inf:
+                    state.busy_until[group] = now
+                    state.started[group] = now
+            else:
+                left -= 1
+                if closed:
+                    admitted_free += 1
+            upcoming += 1
+            continue
+        now = state.busy_until[g]
+        for r in range(g * width, (g + 1) * width):
+            finished, emitted = _commit(r, now, state, requests, limits)
+            left -= finished
+            generated += emitted
+            if closed:
+                admitted_free += finished
+        if closed and admitted_free > 0 and upcoming < total and not limits.lookahead:
+            # the next requests of a closed loop arrive at this very instant, before the next iteration is planned
+            while admitted_free > 0 and upcoming < total:
+                r = _route(limits, state, next_replica)
+                next_replica = (r + 1) % limits.replicas
+                requests.arrival_s[upcoming] = now
+                if _arrive(r, upcoming, state, requests, limits):
+                    admitted_free -= 1
+                    other = r // width
+                    if state.busy_until[other] == np.inf:
+                        state.busy_until[other] = now
+                        state.started[other] = now
+                else:
+                    left -= 1
+                upcoming += 1
+        tau, everything = 0.0, 0.0
+        visible_s = np.nextafter(state.started[g], -np.inf) if limits.lookahead else now
+        for _attempt in range(2):
+            for r in range(g * width, (g + 1) * width):
+                _plan(r, now, visible_s, state, requests, limits)
+                own, tokens = _weigh(r, state, requests, tables, iteration_s, sequence_s, imbalance)
+                tau = max(tau, own)
+                everything += tokens
+            if everything > 0.0 or not limits.lookahead:
+                break
+            # nothing was planned ahead: the engine looks at the queue as it is now
+            visible_s = now
+            for r in range(g * width, (g + 1) * width):
+                state.held_slots[r] = 0
+                state.held_blocks[r] = 0
+        if everything == 0.0:
+            state.busy_until[g] = np.inf
+            continue
+        tau += group_time_scalar(tables, everything)
+        state.started[g] = now
+        state.busy_until[g] = now + tau
+        iterations += 1
+        busy_s += tau
+        computed += everything
+    return iterations, busy_s, generated, computed

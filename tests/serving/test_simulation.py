@@ -1,0 +1,76 @@
+"""`simulate` and its command: answers hang together, bad input is named."""
+
+import json
+
+import pytest
+
+from ridgeline.cli import main
+from ridgeline.simulation import simulate
+
+
+def test_a_light_load_sees_bare_iterations():
+    found = simulate("llama-3.1-8b", on="h100_sxm", rate_per_s=0.2, requests=4, input_tokens=512, output_tokens=16)
+    alone = simulate("llama-3.1-8b", on="h100_sxm", concurrency=1, requests=4, input_tokens=512, output_tokens=16)
+    served = found.served
+    assert served.refused.sum() == 0
+    assert served.queue_s.max() < 0.05
+    assert served.ttft_s.min() == pytest.approx(alone.served.ttft_s.min(), rel=1e-9)
+    assert found.kv_tokens > 100_000
+
+
+def test_more_load_is_never_faster():
+    light, heavy = (
+        simulate("llama-3.1-8b", on="h100_sxm", rate_per_s=r, requests=60, input_tokens=512, output_tokens=32).served
+        for r in (1.0, 200.0)
+    )
+    assert heavy.ttft_s.mean() > light.ttft_s.mean()
+    assert heavy.tpot_s.mean() > light.tpot_s.mean()
+
+
+def run(arguments, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    streams = capsys.readouterr()
+    return stop.value.code, streams.out, streams.err
+
+
+BASE = ["serve", "simulate", "llama-3.1-8b", "--on", "h100_sxm", "--input", "256", "--output", "8", "--requests", "12"]
+
+
+def test_command_prints_json_and_draws(tmp_path, capsys):
+    picture = tmp_path / "load.png"
+    code, out, _ = run([*BASE, "--concurrency", "4", "--json", "--plot", str(picture)], capsys)
+    answer = json.loads(out)
+    assert code == 0
+    assert picture.stat().st_size > 1000
+    assert answer["requests"] == 12
+    assert answer["refused"] == 0
+    assert answer["metrics"]["ttft_s"]["p99"] >= answer["metrics"]["ttft_s"]["p50"]
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        ([], "exactly one of trace, rate and concurrency"),
+        (["--rate", "1", "--concurrency", "2"], "exactly one"),
+        (["--rate", "-1"], "rate_per_s"),
+        (["--rate", "1", "--engine", "vlm"], "did you mean 'vllm'"),
+        (["--rate", "1", "--router", "best"], "router"),
+        (["--rate", "1", "--replicas", "0"], "deployment.replicas"),
+        (["--rate", "1", "--input", "0"], "requests[0].input_tokens"),
+        (["--rate", "1", "--input", "200000"], "beyond the model's context"),
+        (["--trace", "nowhere.csv"], "no such file"),
+        (["--rate", "1", "--max-sequences", "0"], "engine.max_sequences"),
+    ],
+)
+def test_bad_input_is_one_line_and_code_2(extra, message, capsys):
+    code, _, err = run([*BASE, *extra], capsys)
+    assert code == 2
+    assert message in err
+    assert "\n" not in err.strip()
+
+
+def test_a_model_that_does_not_fit(capsys):
+    code, _, err = run(["serve", "simulate", "llama-3.1-70b", "--on", "h100_sxm", "--rate", "1"], capsys)
+    assert code == 2
+    assert "does not fit on 1 x h100_sxm" in err

@@ -1,0 +1,82 @@
+"""Level "serving": the real runs, and small hand-made points."""
+
+import pandas as pd
+import pytest
+
+from profiles.data_folder import data_folder
+from ridgeline.validate import serving_points
+from ridgeline.validate.levels import checked_calibration, load_level
+from ridgeline.validate.serving import validate
+
+
+def folder_with_runs(tmp_path):
+    try:
+        serving = data_folder() / "serving"
+    except ValueError:
+        pytest.skip("no measured data (RIDGELINE_DATA)")
+    if not (serving / "vllm_runs").is_dir():
+        pytest.skip(f"{serving}: no vllm_runs")
+    (tmp_path / "vllm_runs").symlink_to(serving / "vllm_runs")
+    table = "llmservingsim_kernel_tables_us.parquet"
+    (tmp_path / table).symlink_to(serving / table)
+    return tmp_path
+
+
+def test_real_runs_from_measured_layers(tmp_path):
+    points = validate(folder_with_runs(tmp_path)).points
+    error = (points["predicted"] / points["measured"] - 1.0).abs()
+    assert error[points["mode"] == "run-mean"].max() < 0.035
+    assert error[points["mode"] == "run-p99"].max() < 0.05
+    request = points[(points["mode"] == "run-request") & (points["metric"] == "e2e")]
+    assert (error[request.index].groupby(request["model"]).mean() < 0.022).all()
+
+
+def point(**changes):
+    row = {
+        "model_path": "meta-llama/Llama-3.1-8B-Instruct", "model_kind": "dense", "system": "h100_sxm",
+        "backend": "vllm", "prec": "bf16", "gemm_quant_mode": None, "moe_quant_mode": None, "mode": "agg",
+        "isl": 256, "osl": 16, "concurrency": 2, "tp_size": 1.0, "pp_size": 1.0, "attention_dp_size": None,
+        "moe_tp_size": 1.0, "moe_ep_size": 1.0, "silicon_ttft_ms": 30.0, "silicon_tpot_ms": 8.0, "clean": True,
+    }  # fmt: skip
+    return row | changes
+
+
+def test_points_are_answered_or_counted(tmp_path):
+    rows = [point(), point(backend="magic"), point(model_path="nobody/nothing"), point(tp_size=None), point(system="x")]
+    pd.DataFrame(rows).to_parquet(tmp_path / "silicon_points.parquet")
+    validation = validate(tmp_path, calibration="none")
+    total = validation.rows()[0]
+    assert (total["n"], total["answered"]) == (10, 2)
+    assert validation.points["predicted"].dropna().between(1e-3, 0.2).all()
+
+
+def test_missing_columns_are_named(tmp_path):
+    pd.DataFrame([point()]).drop(columns=["isl", "clean"]).to_parquet(tmp_path / "silicon_points.parquet")
+    with pytest.raises(ValueError, match="no column isl, clean"):
+        validate(tmp_path)
+    with pytest.raises(ValueError, match="neither"):
+        validate(tmp_path / "..")
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("nvidia/Qwen3-32B-NVFP4", "qwen3-32b"),
+        ("meta-llama/Llama-3.1-8B-Instruct", "llama-3.1-8b"),
+        ("Qwen/Qwen3-235B-A22B-FP8", "qwen3-235b-a22b"),
+        ("deepseek-ai/DeepSeek-R1-0528", "deepseek-r1"),
+    ],
+)
+def test_hub_names(path, name):
+    model = serving_points.served_model(point(model_path=path))
+    assert model is not None
+    assert model.name == name
+
+
+def test_calibrations_are_checked():
+    level = load_level("serving")
+    assert checked_calibration(level, "serving", "none") == {"calibration": "none"}
+    with pytest.raises(ValueError, match="known: engine, none"):
+        checked_calibration(level, "serving", "some")
+    with pytest.raises(ValueError, match="offers none"):
+        checked_calibration(load_level("training"), "training", "none")
