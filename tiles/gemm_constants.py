@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.core import Tracer
 
 from hardware.accelerator import Accelerator, static
 from workloads.dtypes import RATE_FORMAT, canonical_dtype
@@ -150,7 +151,9 @@ def constants_architecture(chip: Accelerator) -> str:
     Ada."""
     small = chip.on_chip_bytes_per_core < _DATA_CENTRE_BYTES
     graphics = chip.architecture in ("Blackwell", "Ampere", "Hopper")
-    return "Ada" if graphics and bool(np.all(np.asarray(small))) else chip.architecture
+    # A traced chip is of its named architecture; NumPy, because inside `jit` even constants would be traced by JAX.
+    known = not isinstance(small, Tracer)
+    return "Ada" if graphics and known and bool(np.all(np.asarray(small))) else chip.architecture
 
 
 def gemm_constants(
