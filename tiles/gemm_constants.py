@@ -118,9 +118,9 @@ NEAREST_FORMAT: dict[str, tuple[str, ...]] = {
     "bf16_weight_int8": ("bf16_weight_int4", "bf16"),
     "bf16_weight_int4": ("bf16_weight_int8", "bf16"),
 }
-#: Stacks in the order they are preferred when none is asked for.
 #: Points below which a set is not transferred to a chip it was not fitted on, where a broader one exists.
 LEAST_TRANSFERRED = 5000
+#: Stacks in the order they are preferred when none is asked for.
 DEFAULT_STACKS = ("trtllm", "vllm", "sglang", "torch", "vidur")
 
 
