@@ -57,11 +57,12 @@ def main() -> None:
     seeds = 5 if options.full else options.seeds
     rows = pd.concat([searched(n, net, seeds, not options.no_random, options.optimum) for n, net in chosen.items()])
     ratios = rows.set_index("network").drop(columns=["seed", "energy_delay", "seconds", "samples"])
-    mean = np.exp(np.log(ratios).groupby(level=0).mean())
-    mean.loc["all"] = np.exp(np.log(ratios).mean())
+    logs = ratios.apply(np.log)
+    mean = logs.groupby(level=0).mean().apply(np.exp)
+    mean.loc["all"] = logs.mean().apply(np.exp)
     print("geometric means of energy-delay product over the best known, or over gradient search where it says so:")
     print(mean.round(4).to_string())
-    worse = int((ratios["annealing / gradient"] < 1 - 1e-9).sum())
+    worse = len(ratios[ratios["annealing / gradient"] < 1 - 1e-9])
     print(f"annealing better than gradient search in {worse} of {len(ratios)} runs")
 
 
