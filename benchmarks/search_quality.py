@@ -58,8 +58,9 @@ def main() -> None:
     rows = pd.concat([searched(n, net, seeds, not options.no_random, options.optimum) for n, net in chosen.items()])
     ratios = rows.set_index("network").drop(columns=["seed", "energy_delay", "seconds", "samples"])
     logs = ratios.apply(np.log)
-    mean = logs.groupby(level=0).mean().apply(np.exp)
-    mean.loc["all"] = logs.mean().apply(np.exp)
+    means = {name: np.exp(logs.loc[[name]].to_numpy().mean(axis=0)) for name in chosen}
+    means["all"] = np.exp(logs.to_numpy().mean(axis=0))
+    mean = pd.DataFrame(means, index=ratios.columns).T
     print("geometric means of energy-delay product over the best known, or over gradient search where it says so:")
     print(mean.round(4).to_string())
     worse = len(ratios[ratios["annealing / gradient"] < 1 - 1e-9])
