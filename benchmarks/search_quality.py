@@ -57,11 +57,13 @@ def main() -> None:
     seeds = 5 if options.full else options.seeds
     rows = pd.concat([searched(n, net, seeds, not options.no_random, options.optimum) for n, net in chosen.items()])
     ratios = rows.set_index("network").drop(columns=["seed", "energy_delay", "seconds", "samples"])
-    mean = np.exp(np.log(ratios).groupby(level=0).mean())
-    mean.loc["all"] = np.exp(np.log(ratios).mean())
+    logs = ratios.apply(np.log)
+    means = {name: np.exp(logs.loc[[name]].to_numpy().mean(axis=0)) for name in chosen}
+    means["all"] = np.exp(logs.to_numpy().mean(axis=0))
+    mean = pd.DataFrame(means, index=ratios.columns).T
     print("geometric means of energy-delay product over the best known, or over gradient search where it says so:")
     print(mean.round(4).to_string())
-    worse = int((ratios["annealing / gradient"] < 1 - 1e-9).sum())
+    worse = len(ratios[ratios["annealing / gradient"] < 1 - 1e-9])
     print(f"annealing better than gradient search in {worse} of {len(ratios)} runs")
 
 

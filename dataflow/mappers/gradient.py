@@ -72,8 +72,8 @@ def gradient_search(
     steps: int = 100,
     roundings: int = 3,
     learning_rate: float = 0.1,
-    samples: float = 10_000.0,
-    patience: int = 3,
+    samples: float = 10_500.0,
+    patience: int = 6,
     edge_limit: int = EDGE_LIMIT,
     seed: int = 0,
 ) -> GradientResult:

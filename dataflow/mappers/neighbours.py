@@ -18,7 +18,7 @@ _GRID = np.stack(np.meshgrid(2.0 ** np.arange(6.0, 13.0), 2.0 ** np.arange(15.0,
 _NEAR_KEPT, _FAR_KEPT = 48, 8
 
 
-def improve(pool: Candidates, *, edge: float, evaluations: int, patience: int = 3, beam: int = 4) -> Combination:
+def improve(pool: Candidates, *, edge: float, evaluations: int, patience: int = 6, beam: int = 4) -> Combination:
     """Expand the best candidates of each layer (`beam` at the best design's capacities, one at the others) until
     `evaluations` mappings have been looked at, nothing is left, or `patience` rounds have gained nothing. Where no
     single change is left to look at, two splits change at once.

@@ -137,7 +137,7 @@ def _enumerated(pool: Candidates, at: int, block: int):
     rows, codes = np.empty((block, len(COLUMNS))), np.empty(block, dtype=np.int64)
     while first < total:
         first, found = _block(first, total, number, net.sizes[at], net.strides[at], pool.table.choices[at], rows, codes)
-        words = dict(zip(COLUMNS, rows[:found].T.copy(), strict=True))
+        words: dict[str, np.ndarray] = dict(zip(COLUMNS, rows[:found].T.copy(), strict=True))
         words["edge"] = np.maximum(words["spatial_c"], words["spatial_k"])
         yield words, codes[:found].copy()
 
