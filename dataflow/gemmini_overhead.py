@@ -35,7 +35,7 @@ REQUEST_BYTES, BEAT_BYTES, BLOCK_ROWS, REQUESTS_PER_ACCESS = 64.0, 16.0, 16.0, 4
 class Overhead:
     """Cycles of a request per tensor and further ones of a request that waits for DRAM, the share of the shorter of
     compute and transfer that is not hidden, the fewest input rows that keep a weight block busy, and the size of the
-    last-level cache (not fitted)."""
+    last-level cache (chosen among three sizes, not fitted)."""
 
     input_request_cycles: Array
     weight_request_cycles: Array
