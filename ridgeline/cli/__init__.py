@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 import typer
 
-from ridgeline.cli import calibrate, devices, measure, models, predict, profile, validate
+from ridgeline.cli import calibrate, calibrate_errors, devices, measure, models, predict, profile, validate
 
 #: The base of all complaints about options and arguments. Typer carries its own click or uses the installed one, by
 #: version; its public exceptions lead to the right one.
@@ -29,6 +29,7 @@ app.command("models")(models.models)
 app.command("operators")(models.operators)
 app.command("validate")(validate.validate)
 app.command("calibrate")(calibrate.calibrate)
+app.command("calibrate-errors")(calibrate_errors.calibrate_errors)
 app.command("measure")(measure.measure)
 app.add_typer(profile.profile, name="profile")
 

@@ -1,0 +1,58 @@
+"""Learning the shipped error laws: every level predicts what a refit left out, and the residuals become laws.
+
+Shapes left out give the law of chips that were measured, chips left out that of chips that were not. Run it after any change of
+constants or models: `ridgeline calibrate-errors --data DIR --out profiles/constants/error_laws.toml`.
+"""
+
+import datetime
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from profiles.error_law_fit import fit_laws, laws_toml
+from ridgeline.validate.intervals import residuals_of
+from ridgeline.validate.levels import load_level
+
+#: (validation level, split, what the split leaves out).
+SOURCES: tuple[tuple[str, str], ...] = (
+    ("kernels", "shapes"),
+    ("kernels", "gpu"),
+    ("collectives", "sizes"),
+    ("collectives", "system"),
+    ("training", "source"),
+    ("models", "none"),
+    ("models", "gpu"),
+)
+#: Level of the residuals of each validation level; what `kernels` says of whole models is of level "model" and comes from `models`.
+LEVELS = {"kernels": "kernel", "collectives": "collective", "training": "training", "models": "model"}
+
+
+def calibrate_errors(
+    data: Path, *, sources: Sequence[tuple[str, str]] = SOURCES, progress: Callable[[str], None] | None = None
+) -> str:
+    """TOML text of the laws learned from the measurements under `data` (the folder that holds kernels/, collectives/, ...).
+
+    `sources`: (level, split) pairs to learn from. `ValueError` where a level finds no measurements.
+    """
+    frames = []
+    for level, split in sources:
+        if progress:
+            progress(f"{level}, split {split}")
+        points = load_level(level).validate(data, split=split).points
+        frames.append(residuals(points, level, split))
+    laws = fit_laws(pd.concat(frames, ignore_index=True))
+    date = datetime.date.today().isoformat()
+    return laws_toml(laws, date=date, data=", ".join(f"{level} ({split})" for level, split in sources))
+
+
+def residuals(points: Any, level: str, split: str) -> Any:
+    """Residuals of the `points` of one level and split, as laws are learned from them."""
+    if level == "kernels":
+        points = points[points["family"] != "whole models"]
+    frame = residuals_of(points.reset_index(drop=True), LEVELS[level], split)
+    if level == "training":
+        # A publication left out is another model and machine room, but the same chips.
+        frame = frame[frame["family"].str.startswith("training")]
+    return frame
