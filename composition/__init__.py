@@ -4,20 +4,29 @@ What may live here: rules that combine times and their errors. What may not: ker
 queues.
 """
 
+from composition.calibrated import calibrated_interval, calibrated_phase
 from composition.estimate import Estimate, estimate, expectation, overlap, serial
 from composition.gap import Gap, GapTerm, gap
 from composition.interval import Interval, interval_max, interval_overlap, interval_sum
 from composition.mtap import DIMENSIONS, MtapScore, rank_stability, score_dimension_1, weighted_score
+from composition.study import Cancellation, CompositionStudy, KernelCase, cancellation, error_rules
 from composition.training import TrainingTime, training_time, zero3_time
 
 __all__ = [
     "DIMENSIONS",
+    "Cancellation",
+    "CompositionStudy",
     "Estimate",
     "Gap",
     "GapTerm",
     "Interval",
+    "KernelCase",
     "MtapScore",
     "TrainingTime",
+    "calibrated_interval",
+    "calibrated_phase",
+    "cancellation",
+    "error_rules",
     "estimate",
     "expectation",
     "gap",
