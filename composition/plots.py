@@ -39,7 +39,9 @@ def waterfall_plot(found: Gap, *, case: int | None = None, ax: Any = None) -> An
     ax.set_xticks(range(len(names)), names, fontsize=8)
     heights = np.cumsum([1.0, *(at(t.seconds) / parts for t in found.terms)])
     low = min(float(heights.min()), level)
-    ax.set_ylim(max(0.0, low - 0.6 * (float(heights.max()) - low) - 0.05), float(max(heights.max(), level)) * 1.04 + 0.01)
+    ax.set_ylim(
+        max(0.0, low - 0.6 * (float(heights.max()) - low) - 0.05), float(max(heights.max(), level)) * 1.04 + 0.01
+    )
     ax.set_ylabel("time / predicted parts")
     ax.set_title(found.boundary, fontsize=10)
     return ax

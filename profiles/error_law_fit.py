@@ -15,7 +15,9 @@ import pandas as pd
 from profiles.error_law import COVERAGE, KNOTS, ErrorLaw, LawKey
 
 #: Groups with fewer residuals get no law of their own.
-LEAST_RESIDUALS = 60
+LEAST_RESIDUALS = 120
+#: Residuals of one finest group that are used.
+MOST_RESIDUALS = 3000
 #: Residuals of chips left out need as many chips: fewer say little about the next one.
 LEAST_CHIPS = 3
 #: With few chips the quantile moves outwards (one of K + 1 exchangeable chips may be the worst), but not beyond this coverage.
@@ -28,10 +30,8 @@ LEAST_SPREAD = 0.005
 _GROUPS = (
     (),
     ("family",),
-    ("family", "dtype"),
     ("family", "engine"),
     ("family", "dtype", "engine"),
-    ("family", "op", "dtype", "engine"),
     ("family", "dtype", "engine", "architecture"),
     ("family", "op", "dtype", "engine", "architecture"),
 )
@@ -43,9 +43,10 @@ def fit_laws(residuals: Any, *, split: str = "") -> list[ErrorLaw]:
     """Laws of every group of `residuals` that has enough of them, per level and basis, coarse and fine."""
     usable = np.isfinite(residuals["predicted"]) & np.isfinite(residuals["measured"])
     usable &= (residuals["predicted"] > 0.0) & (residuals["measured"] > 0.0)
-    frame = residuals[usable]
+    frame = _sampled(residuals[usable])
     laws = []
     for (level, basis), part in frame.groupby(["level", "basis"], sort=True):
+        fitted: dict[LawKey, int] = {}
         for fields in _GROUPS if basis in ("fitted", "few-shot") else _TRANSFER_GROUPS:
             groups = part.groupby(list(fields), sort=True) if fields else [((), part)]
             for values, rows in groups:
@@ -53,9 +54,21 @@ def fit_laws(residuals: Any, *, split: str = "") -> list[ErrorLaw]:
                 enough = len(rows) >= LEAST_RESIDUALS and (
                     basis in ("fitted", "few-shot") or rows["chip"].nunique() >= LEAST_CHIPS
                 )
-                if enough or len(fields) == 0 or (len(fields) == 1 and basis == "fitted"):
-                    laws.append(fit_law(rows, str(level), str(basis), key, split))
+                if not (enough or len(fields) == 0 or (len(fields) == 1 and basis == "fitted")):
+                    continue
+                if "op" in fields and fitted.get(key._replace(op="")) == len(rows):
+                    continue  # the only operator of its group: the group's law is the same
+                fitted[key] = len(rows)
+                laws.append(fit_law(rows, str(level), str(basis), key, split))
     return laws
+
+
+def _sampled(frame: Any) -> Any:
+    """At most `MOST_RESIDUALS` rows of each finest group, drawn reproducibly: more move no quantile."""
+    fine = ["level", "basis", *_GROUPS[-1], "chip"]
+    order = np.random.default_rng(0).permutation(len(frame))
+    shuffled = frame.iloc[order]
+    return shuffled[shuffled.groupby(fine, sort=False).cumcount() < MOST_RESIDUALS]
 
 
 def fit_law(rows: Any, level: str, basis: str, key: LawKey, split: str = "") -> ErrorLaw:
@@ -150,8 +163,7 @@ def laws_toml(laws: Iterable[ErrorLaw], *, date: str, data: str) -> str:
         fields = {"level": law.level, "basis": law.basis, **{k: v for k, v in law.key._asdict().items() if v}}
         fields |= {"spread": list(law.spread)}
         fields |= {name: getattr(law, name) for name in ("low", "high", "shared", "private", "n")}
-        fields |= {"chips": list(law.chips), "split": law.split}
+        fields |= {"chips": list(law.chips)}
         lines.append("  { " + ", ".join(f"{name} = {json.dumps(value)}" for name, value in fields.items()) + " },")
     lines.append("]")
     return "\n".join(lines) + "\n"
-

@@ -242,9 +242,7 @@ def _intervals(
     """90 % intervals of prefill, decode and request, the phases' estimates, the least certain basis; None for bounds."""
     if estimator != "tiles" or not is_gpu(chip):
         return (None, None, None), (None, None), "bound"
-    found = [
-        phase_error(p.table, p.times, chip, stack, phase=p.name, mean_axis=p.name == "decode") for p in phases
-    ]
+    found = [phase_error(p.table, p.times, chip, stack, phase=p.name, mean_axis=p.name == "decode") for p in phases]
     basis = max((b for _, b in found), key=CERTAINTY.index)
     if len(found) == 1:
         alone = phase_interval(*found[0])

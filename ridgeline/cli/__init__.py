@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 import typer
 
-from ridgeline.cli import calibrate, calibrate_errors, devices, measure, models, predict, profile, validate
+from ridgeline.cli import calibrate, calibrate_errors, devices, measure, models, predict, profile, validate, validation
 
 #: The base of all complaints about options and arguments. Typer carries its own click or uses the installed one, by
 #: version; its public exceptions lead to the right one.
@@ -28,6 +28,8 @@ app.command("measure-host")(devices.measure_host)
 app.command("models")(models.models)
 app.command("operators")(models.operators)
 app.command("validate")(validate.validate)
+app.command("validation")(validation.validation)
+app.command("mtap")(validation.mtap)
 app.command("calibrate")(calibrate.calibrate)
 app.command("calibrate-errors")(calibrate_errors.calibrate_errors)
 app.command("measure")(measure.measure)

@@ -82,7 +82,8 @@ def decode_iterations(folder: Path, run: str) -> Iterations:
     names, predicted, count, communication = _predicted(entry["model"], gpu, tp, running, context)
     found = np.stack([_measured(own, name, running, context) for name in names])
     kernels = tuple(
-        KernelCase(predicted[:, i], found[:, i], np.broadcast_to(count[:, 0], (len(names),))) for i in range(len(running))
+        KernelCase(predicted[:, i], found[:, i], np.broadcast_to(count[:, 0], (len(names),)))
+        for i in range(len(running))
     )
     sampler = _interpolated(own[own["layer"] == "sampler"], "sequences", running)
     return Iterations(run, running, context, measured, kernels, names, sampler, communication)
