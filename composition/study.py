@@ -7,12 +7,14 @@ Each boundary is a `Gap` over the same cases (arrays [cases]), so every attribut
     cancelled   entering - kept
     amplified   |error of the level| / kept
 
-and three rules for how large the level's error should be: sqrt(N) sigma (relative errors added as if they were seconds), sigma / sqrt(N)
-(independent kernels), and shared plus private error per distinct shape (`Estimate`). Confidence: bootstrap over cases.
+and three rules for how large the level's error should be: sqrt(N) sigma (relative errors added as if they were seconds),
+sigma / sqrt(N) (independent kernels), and shared plus private error per distinct shape (`Estimate`). Confidence: bootstrap over
+cases.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -125,7 +127,7 @@ class CompositionStudy:
     def amplification(self) -> np.ndarray:
         """Error of each boundary over that of the boundary below it, [boundaries - 1, cases]; above 1 error grows upwards."""
         errors = [abs(np.asarray(found.signed, float)) for found in self.boundaries]
-        return np.array([upper / np.maximum(lower, 1e-12) for lower, upper in zip(errors, errors[1:])])
+        return np.array([upper / np.maximum(lower, 1e-12) for lower, upper in pairwise(errors)])
 
     def __str__(self) -> str:
         lines = [f"{len(self.cases)} cases; mean over cases [90 % bootstrap], relative to the parts below"]
@@ -149,8 +151,8 @@ def error_rules(
 ) -> Mapping[str, float]:
     """Relative deviation of a sum of kernels by three rules. All [distinct kernels].
 
-    `share` of the total time (all runs of the shape), `deviation` total relative deviation of one kernel, `shared` the part common to
-    its `family`, `count` runs. "sqrt(N) sigma" and "sigma / sqrt(N)" take N = sum of counts and the mean deviation;
+    `share` of the total time (all runs of the shape), `deviation` total relative deviation of one kernel, `shared` the part
+    common to its `family`, `count` runs. "sqrt(N) sigma" and "sigma / sqrt(N)" take N = sum of counts and the mean deviation;
     "shared + private": sum over families (sum share shared)^2 + sum share^2 (deviation^2 - shared^2).
     """
     runs, sigma = float(np.sum(count)), float(np.sum(share * deviation))

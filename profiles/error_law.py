@@ -17,7 +17,8 @@ Source: Lei et al., "Distribution-free predictive inference for regression", JAS
 """
 
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -102,12 +103,14 @@ def choose_law(laws: "LawIndex", level: str, basis: str, key: LawKey) -> ErrorLa
     if basis == "same generation" and own not in laws.known:
         basis, factor = "fitted", SAME_GENERATION_FACTOR
     order = _LESS_CERTAIN.get(basis, _LESS_CERTAIN["datasheet"])
-    for stand_in in order:
-        # Within a family first over the other bases: a family's own error says more than another family's.
-        for wanted in _less_specific(key):
-            found = laws.known.get((level, stand_in, wanted))
-            if found is not None and (wanted.family or not key.family or stand_in == order[-1]):
-                return found if factor == 1.0 else found.widened(factor)
+    wanted = _less_specific(key)
+    own_family = [one for one in wanted if one.family]
+    # Within a family first over the other bases: a family's own error says more than another family's.
+    for keys in (own_family, [one for one in wanted if not one.family]):
+        for stand_in in order:
+            for one in keys:
+                if (found := laws.known.get((level, stand_in, one))) is not None:
+                    return found if factor == 1.0 else found.widened(factor)
     return None
 
 
@@ -160,9 +163,26 @@ def basis_of(kind: str, architecture: str, measured: Iterable[str]) -> str:
     return "same generation" if kin & set(measured) else "other generation"
 
 
-@cache
 def shipped_laws() -> LawIndex:
-    """The laws in `constants/error_laws.toml`."""
+    """The laws in `constants/error_laws.toml` (or those of `replaced_laws`)."""
+    return _replacement[-1] if _replacement else _read_laws()
+
+
+_replacement: list[LawIndex] = []
+
+
+@contextmanager
+def replaced_laws(laws: Iterable[ErrorLaw]) -> Iterator[None]:
+    """Use `laws` instead of the shipped ones inside a `with` block (learning the laws of composed levels)."""
+    _replacement.append(LawIndex(laws))
+    try:
+        yield
+    finally:
+        _replacement.pop()
+
+
+@cache
+def _read_laws() -> LawIndex:
     text = files("profiles").joinpath("constants/error_laws.toml").read_text(encoding="utf-8")
     return LawIndex(laws_from(tomllib.loads(text).get("law", [])))
 

@@ -16,6 +16,8 @@ from profiles.error_law import COVERAGE, KNOTS, ErrorLaw, LawKey
 
 #: Groups with fewer residuals get no law of their own.
 LEAST_RESIDUALS = 120
+#: The same for composed levels, of which few are published.
+LEAST_COMPOSED = 12
 #: Residuals of one finest group that are used.
 MOST_RESIDUALS = 3000
 #: Residuals of chips left out need as many chips: fewer say little about the next one.
@@ -51,7 +53,8 @@ def fit_laws(residuals: Any, *, split: str = "") -> list[ErrorLaw]:
             groups = part.groupby(list(fields), sort=True) if fields else [((), part)]
             for values, rows in groups:
                 key = LawKey(**dict(zip(fields, values)))
-                enough = len(rows) >= LEAST_RESIDUALS and (
+                least = LEAST_RESIDUALS if level in ("kernel", "collective") else LEAST_COMPOSED
+                enough = len(rows) >= least and (
                     basis in ("fitted", "few-shot") or rows["chip"].nunique() >= LEAST_CHIPS
                 )
                 if not (enough or len(fields) == 0 or (len(fields) == 1 and basis == "fitted")):

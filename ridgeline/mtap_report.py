@@ -124,17 +124,17 @@ def _mape(own: Mapping[str, Any], level: str, split: str, domain: str) -> float 
 
 
 def _text(scores: list[ToolScore], known: Mapping[str, Any]) -> str:
+    weights = ", ".join(f"{name} {weight}" for name, weight in DIMENSIONS.items())
     lines = [
         "# Assessment protocol (MTAP)",
         "",
-        "Written by `ridgeline mtap --out docs/mtap.md` from measurements, the predictions of each tool on the same rows, the validation",
-        f"report and `docs/mtap_facts.toml`. Thresholds version {THRESHOLDS_VERSION}. S = sum of weight x grade, grades 0 Fail, 1 Low, 2 Medium,",
-        "3 High; weights "
-        + ", ".join(f"{name} {weight}" for name, weight in DIMENSIONS.items())
-        + ". A dash is a dimension without",
-        "evidence: the score is then an interval. Scores of different domains are not comparable.",
+        "Written by `ridgeline mtap --out docs/mtap.md` from measurements, the predictions of each tool on the same rows, the",
+        f"validation report and `docs/mtap_facts.toml`. Thresholds version {THRESHOLDS_VERSION}. S = sum of weight x grade, grades",
+        "0 Fail, 1 Low, 2 Medium, 3 High; weights " + weights + ".",
+        "A dash is a dimension without evidence: the score is then an interval. Scores of different domains are not comparable.",
         "",
-        "Limits for grades 3 / 2 / 1: D1 MAPE 5 / 15 / 50 % with rank correlation 0.95 / 0.85 / 0.5 and largest error 25 / 60 % / any;",
+        "Limits for grades 3 / 2 / 1: D1 MAPE 5 / 15 / 50 % with rank correlation 0.95 / 0.85 / 0.5 and largest error",
+        "25 / 60 % / any;",
         "; ".join(f"{name} " + " / ".join(f"{x:g}" for x in limits) for name, limits in LIMITS.items())
         + " (D2 gamma, D3 left-out MAPE, D4 minutes, D5 lines).",
     ]

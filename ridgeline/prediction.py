@@ -52,8 +52,8 @@ class Prediction:
 
     `prefill_s`: one pass over all prompts (models that generate nothing: the forward pass). `decode_s`: mean time of one decode
     pass, the time per output token (0 without generation). `request_s`: both. `..._interval_s`: (low, high) of a calibrated 90 %
-    interval, None where times are bounds; `..._estimate`: a phase with its error by source; `basis`: how the least certain constants were obtained. `requests_per_s`,
-    `output_tokens_per_s`: of the whole deployment.
+    interval, None where times are bounds; `..._estimate`: a phase with its error by source; `basis`: how the least certain
+    constants were obtained. `requests_per_s`, `output_tokens_per_s`: of the whole deployment.
     `needed_bytes`, `capacity_bytes` per device at the end of decode; `fits`. `estimator`: what predicted the kernels.
     `notes`: what a reader must know.
     """

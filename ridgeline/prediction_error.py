@@ -91,7 +91,8 @@ def _family_and_kind(op: Any, chip: Accelerator, stack: str, phase: str) -> tupl
 def _weakest(times: PhaseTime, bases: list[str]) -> str:
     if namespace(*(group.total_s for group in times.groups)) is not np:  # traced times cannot be compared
         return max(bases, key=CERTAINTY.index)
-    seconds = np.array([float(np.nanmean(np.asarray(group.total_s))) for group in times.groups])
+    totals = [np.asarray(group.total_s, float) for group in times.groups]
+    seconds = np.array([float(np.mean(t[np.isfinite(t)])) if np.isfinite(t).any() else np.nan for t in totals])
     known = np.isfinite(seconds)
     least = 0.1 * seconds[known].sum()
     heavy = [basis for basis, spent in zip(bases, seconds) if spent >= least] or ["datasheet"]

@@ -34,8 +34,9 @@ OUTSIDE_SPLITS = frozenset({"extrapolate"})
 
 def with_intervals(points: Any, level: str, split: str = "none", laws: LawIndex | None = None) -> Any:
     """`points` with `lower` and `upper` (seconds, NaN without prediction or law). Optional columns: `family` (operator family,
-    default `op`), `unit` (what was left out as one: a shape, a publication; default: rows of equal prediction), `chip` and `architecture`
-    (default: of the catalogue), `scale` (the prediction's own relative deviation)."""
+    default `op`), `unit` (what was left out as one: a shape, a publication; default: rows of equal prediction), `chip` and
+    `architecture` (default: of the catalogue), `scale` (the prediction's own relative deviation),
+    `basis` (how the constants were obtained; default: from `calibration` and what was measured)."""
     points = points.reset_index(drop=True)
     residuals = residuals_of(points, level, split)
     lower, upper = np.full(len(points), np.nan), np.full(len(points), np.nan)
@@ -70,7 +71,11 @@ def residuals_of(points: Any, level: str, split: str) -> Any:
         index=points.index,
     )
     frame["unit"] = points["unit"].astype(str) if "unit" in points else _equal_prediction(frame)
-    frame["basis"] = _bases(frame, points["calibration"].astype(str), split)
+    frame["basis"] = (
+        points["basis"]
+        if "basis" in points and split == "none"
+        else _bases(frame, points["calibration"].astype(str), split)
+    )
     return frame
 
 

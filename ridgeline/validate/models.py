@@ -43,7 +43,8 @@ def validate(data: Path, *, split: str = "none") -> Validation:
     points, notes = e2e_points(_folder(data, "kernels"), split="gpus" if split == "gpu" else "none")
     messages += notes
     if len(points):
-        frames.append(points.assign(family="eager forward"))
+        basis = points["calibration"].map(lambda kind: "other generation" if kind == "transferred" else kind)
+        frames.append(points.assign(family="eager forward", basis=basis))
     if split == "none":
         for part in (decode_points, fact_points):
             points, notes = part(data)
@@ -83,7 +84,7 @@ def decode_points(data: Path) -> tuple[pd.DataFrame, list[str]]:
 def _predicted_steps(group: dict[str, Any], rows: Any) -> pd.DataFrame:
     count = len(rows)
     predicted, scale, share = np.full(count, np.nan), np.full(count, np.nan), np.zeros(count)
-    calibration = "none"
+    calibration, basis = "none", "datasheet"
     try:
         answer = predict(
             _MODELS.get(group["model"], group["model"].lower()),
@@ -108,7 +109,7 @@ def _predicted_steps(group: dict[str, Any], rows: Any) -> pd.DataFrame:
         steps = np.maximum(rows["osl"].to_numpy(float), 1.0) * predicted
         # All prompts of the batch are computed once per request's life, while decode steps wait.
         share = np.nan_to_num(np.broadcast_to(np.asarray(answer.prefill_s, float), count) / steps)
-        calibration = answer.kind
+        calibration, basis = answer.kind, answer.basis
     measured, _ = measured_or_nan(rows["silicon_tpot_ms"])
     return pd.DataFrame(
         {
@@ -121,6 +122,7 @@ def _predicted_steps(group: dict[str, Any], rows: Any) -> pd.DataFrame:
             "calibration": calibration,
             "unit": group["model"],
             "scale": scale,
+            "basis": basis,
             "family": "decode",
             "prompt_share": share,
         }
@@ -157,6 +159,7 @@ def fact_points(data: Path) -> tuple[pd.DataFrame, list[str]]:
                     "calibration": answer.kind if answer else "none",
                     "unit": name,
                     "scale": float(np.ravel(whole.relative_deviation)[0]) if whole else np.nan,
+                    "basis": answer.basis if answer else "datasheet",
                     "family": "decode" if phase == "decode" else "eager forward",
                 }
             )
