@@ -50,6 +50,8 @@ def fit_laws(residuals: Any, *, split: str = "") -> list[ErrorLaw]:
     for (level, basis), part in frame.groupby(["level", "basis"], sort=True):
         fitted: dict[LawKey, int] = {}
         for fields in _GROUPS if basis in ("fitted", "few-shot") else _TRANSFER_GROUPS:
+            if not fields and level == "model":
+                continue  # decode steps and forward passes have scores of different kinds
             groups = part.groupby(list(fields), sort=True) if fields else [((), part)]
             for values, rows in groups:
                 key = LawKey(**dict(zip(fields, values)))

@@ -19,7 +19,7 @@ import hardware
 import workloads
 from composition import Estimate
 from hardware import Accelerator
-from ridgeline.prediction_error import CERTAINTY, phase_error, phase_interval, request_estimate
+from ridgeline.prediction_error import UNBOUNDED, phase_intervals
 from roofline import Estimator, PhaseTime, Reason, operator_bound, phase_time
 from tiles import completed, gemm_constants, is_gpu, tile_estimator
 from workloads import Batch, Gemm, OperatorTable, Parallelism, TransformerModel
@@ -205,7 +205,8 @@ def predict(
     decode_s = phases[1].time_s + mask if generates else 0.0 * mask
     request_s = prefill_s + (steps * decode_s if generates else 0.0)
     tokens_per_s = batch * xp.asarray(output_tokens) / request_s if generates else xp.nan * mask
-    intervals, estimates, basis = _intervals(phases, chip, estimator, stack, steps)
+    modelled = estimator == "tiles" and is_gpu(chip)
+    intervals, estimates, basis = phase_intervals(phases, chip, stack, steps) if modelled else UNBOUNDED
     return Prediction(
         model=spec,
         chip=chip,
@@ -234,22 +235,6 @@ def predict(
         estimator=f"tiles ({stack})" if estimator == "tiles" and is_gpu(chip) else "roofline",
         notes=_notes(spec, chip, parallelism, input_tokens, output_tokens, estimator, stack),
     )
-
-
-def _intervals(
-    phases: tuple[Phase, ...], chip: Accelerator, estimator: str, stack: str, steps: Array
-) -> tuple[tuple[Any, Any, Any], tuple[Any, Any], str]:
-    """90 % intervals of prefill, decode and request, the phases' estimates, the least certain basis; None for bounds."""
-    if estimator != "tiles" or not is_gpu(chip):
-        return (None, None, None), (None, None), "bound"
-    found = [phase_error(p.table, p.times, chip, stack, phase=p.name, mean_axis=p.name == "decode") for p in phases]
-    basis = max((b for _, b in found), key=CERTAINTY.index)
-    if len(found) == 1:
-        alone = phase_interval(*found[0])
-        return (alone, None, alone), (found[0][0], None), basis
-    whole = request_estimate(found[0][0], found[1][0], steps)
-    intervals = phase_interval(*found[0]), phase_interval(*found[1], family="decode"), phase_interval(whole, basis)
-    return intervals, (found[0][0], found[1][0]), basis
 
 
 def _notes(

@@ -4,6 +4,7 @@ The law of an operator goes by its family, number format, engine, the architectu
 time were obtained. Nothing here changes a time.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,27 @@ from workloads.operators import Attention, Collective, Conv2d, Gemm, GroupedGemm
 CERTAINTY = ("fitted", "few-shot", "same generation", "other generation", "datasheet")
 
 
+#: Intervals, estimates and basis where times are bounds, not predictions.
+UNBOUNDED: tuple[tuple[None, None, None], tuple[None, None], str] = (None, None, None), (None, None), "bound"
+
+
+def phase_intervals(
+    phases: Sequence[Any], chip: Accelerator, stack: str, steps: Array
+) -> tuple[tuple[Any, Any, Any], tuple[Any, Any], str]:
+    """90 % intervals of prefill, decode and request, the estimates of the two phases, and the least certain basis.
+
+    `phases`: one (a forward pass) or two (prefill, decode), each with name, table and times; `steps` decode passes.
+    """
+    found = [phase_error(p.table, p.times, chip, stack, phase=p.name, mean_axis=p.name == "decode") for p in phases]
+    basis = max((b for _, b in found), key=CERTAINTY.index)
+    if len(found) == 1:
+        alone = phase_interval(*found[0])
+        return (alone, None, alone), (found[0][0], None), basis
+    whole = request_estimate(found[0][0], found[1][0], steps)
+    intervals = phase_interval(*found[0]), phase_interval(*found[1], family="decode"), phase_interval(whole, basis)
+    return intervals, (found[0][0], found[1][0]), basis
+
+
 def phase_error(
     table: OperatorTable, times: PhaseTime, chip: Accelerator, stack: str, *, phase: str, mean_axis: bool = False
 ) -> tuple[Estimate, str]:
@@ -41,10 +63,18 @@ def phase_error(
     return calibrated_phase(times, laws, mean_axis=mean_axis), _weakest(times, bases)
 
 
-def phase_interval(whole: Estimate, basis: str, family: str = "") -> tuple[Array, Array]:
-    """90 % interval in seconds of a phase or of phases in a row, calibrated on whole models (`family` "decode": on decode
-    steps)."""
-    return calibrated_interval(whole, choose_law(shipped_laws(), "model", basis, LawKey(family)))
+def phase_interval(whole: Estimate, basis: str, family: str = "eager forward") -> tuple[Array, Array]:
+    """90 % interval in seconds of a phase or of phases in a row, calibrated on whole models.
+
+    "eager forward": quantiles of the error over the composed deviation. "decode": quantiles of the error of decode steps of
+    serving engines, and never narrower than the composed deviation says.
+    """
+    law = choose_law(shipped_laws(), "model", "fitted" if family == "decode" else basis, LawKey(family))
+    if family != "decode" or law is None:
+        return calibrated_interval(whole, law)
+    xp = namespace(whole.mean_s)
+    own, composed = law.interval(whole.mean_s), whole.interval(0.9)
+    return xp.minimum(own[0], composed[0]), xp.maximum(own[1], composed[1])
 
 
 def request_estimate(prefill: Estimate, decode: Estimate, steps: Array) -> Estimate:

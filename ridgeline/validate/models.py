@@ -83,8 +83,7 @@ def decode_points(data: Path) -> tuple[pd.DataFrame, list[str]]:
 
 def _predicted_steps(group: dict[str, Any], rows: Any) -> pd.DataFrame:
     count = len(rows)
-    predicted, scale, share = np.full(count, np.nan), np.full(count, np.nan), np.zeros(count)
-    calibration, basis = "none", "datasheet"
+    predicted, share, calibration = np.full(count, np.nan), np.zeros(count), "none"
     try:
         answer = predict(
             _MODELS.get(group["model"], group["model"].lower()),
@@ -104,12 +103,10 @@ def _predicted_steps(group: dict[str, Any], rows: Any) -> pd.DataFrame:
         pass  # unknown model, chip or degree: found, not answered
     else:
         predicted = np.broadcast_to(np.asarray(answer.decode_s, float), count)
-        if answer.decode_estimate is not None:
-            scale = np.broadcast_to(np.asarray(answer.decode_estimate.relative_deviation, float), count)
         steps = np.maximum(rows["osl"].to_numpy(float), 1.0) * predicted
         # All prompts of the batch are computed once per request's life, while decode steps wait.
         share = np.nan_to_num(np.broadcast_to(np.asarray(answer.prefill_s, float), count) / steps)
-        calibration, basis = answer.kind, answer.basis
+        calibration = answer.kind
     measured, _ = measured_or_nan(rows["silicon_tpot_ms"])
     return pd.DataFrame(
         {
@@ -121,8 +118,9 @@ def _predicted_steps(group: dict[str, Any], rows: Any) -> pd.DataFrame:
             "predicted": predicted,
             "calibration": calibration,
             "unit": group["model"],
-            "scale": scale,
-            "basis": basis,
+            # What moves these errors is the engine and the model, not the chip: one law, of ln(measured / predicted) itself.
+            "scale": 1.0,
+            "basis": "fitted",
             "family": "decode",
             "prompt_share": share,
         }
@@ -147,7 +145,7 @@ def fact_points(data: Path) -> tuple[pd.DataFrame, list[str]]:
             answer = None
         for phase, measured_ms in (("prefill", row.prefill_ms), ("decode", row.decode_ms_per_tok)):
             seconds = float(getattr(answer, f"{phase}_s")) if answer else np.nan
-            whole = getattr(answer, f"{phase}_estimate") if answer else None
+            whole = answer.prefill_estimate if answer and phase == "prefill" else None
             rows.append(
                 {
                     "op": f"{phase}_step" if phase == "decode" else phase,
@@ -158,8 +156,8 @@ def fact_points(data: Path) -> tuple[pd.DataFrame, list[str]]:
                     "predicted": seconds,
                     "calibration": answer.kind if answer else "none",
                     "unit": name,
-                    "scale": float(np.ravel(whole.relative_deviation)[0]) if whole else np.nan,
-                    "basis": answer.basis if answer else "datasheet",
+                    "scale": float(np.ravel(whole.relative_deviation)[0]) if whole else 1.0,
+                    "basis": answer.basis if answer and phase == "prefill" else "fitted",
                     "family": "decode" if phase == "decode" else "eager forward",
                 }
             )

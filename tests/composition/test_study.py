@@ -105,9 +105,7 @@ def test_simulated_sums_follow_shared_plus_private():
     share = rng.uniform(0.5, 1.5, n)
     share = share / share.sum()
     errors = shared * rng.normal(size=(20_000, 1)) + private * rng.normal(size=(20_000, n))
-    expected = error_rules(
-        share, np.full(n, np.hypot(shared, private)), np.full(n, shared), ["a"] * n, np.ones(n)
-    )
+    expected = error_rules(share, np.full(n, np.hypot(shared, private)), np.full(n, shared), ["a"] * n, np.ones(n))
     assert float(np.std(errors @ share)) == pytest.approx(expected["shared + private"], rel=0.03)
 
 

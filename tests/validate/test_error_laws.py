@@ -142,7 +142,8 @@ def test_shipped_laws_are_sane():
     laws = shipped_laws().laws
     assert {found.level for found in laws} >= {"kernel", "collective", "training"}
     for found in laws:
-        assert all(np.isfinite(found.spread)) and min(found.spread) > 0.0
+        assert all(np.isfinite(found.spread))
+        assert min(found.spread) > 0.0
         assert found.low < found.high
         assert found.n > 0
 
