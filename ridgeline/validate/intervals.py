@@ -71,11 +71,8 @@ def residuals_of(points: Any, level: str, split: str) -> Any:
         index=points.index,
     )
     frame["unit"] = points["unit"].astype(str) if "unit" in points else _equal_prediction(frame)
-    frame["basis"] = (
-        points["basis"]
-        if "basis" in points and split == "none"
-        else _bases(frame, points["calibration"].astype(str), split)
-    )
+    stated = "basis" in points and split in ("none", "model")
+    frame["basis"] = points["basis"] if stated else _bases(frame, points["calibration"].astype(str), split)
     return frame
 
 
@@ -128,7 +125,7 @@ def _chips(points: Any) -> tuple[Any, Any]:
 def _folds(frame: Any, split: str) -> np.ndarray:
     if split in CHIP_SPLITS:
         return frame["architecture" if split == "generation" else "chip"].to_numpy()
-    if split == "source":
+    if split in ("source", "model"):
         return frame["unit"].to_numpy()
     codes = {unit: zlib.crc32(unit.encode()) % FOLDS for unit in frame["unit"].unique()}
     return frame["unit"].map(codes).to_numpy()

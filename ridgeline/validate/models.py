@@ -7,7 +7,7 @@
 - `inference_facts`: published prefill and decode times.
 
 Split "gpu" answers each chip from constants fitted to the others (eager models only; what cannot be refitted is left out of the
-split). Rows have intervals: the composed deviation of the kernels, calibrated on whole models of other publications.
+split). Split "model" learns the intervals without the model scored (no prediction is fitted to whole models). Rows have intervals: the composed deviation of the kernels, calibrated on whole models of other publications.
 """
 
 from pathlib import Path
@@ -22,7 +22,7 @@ from ridgeline.validate.kernels_e2e import e2e_points
 from ridgeline.validate.report import Validation, track
 from ridgeline.validate.tables import FLAG, NUMBER, TEXT, find_table, measured_or_nan, read_table
 
-SPLITS = ("none", "gpu")
+SPLITS = ("none", "model", "gpu")
 #: Requests in flight up to which a mean time per token is taken for a decode step.
 MOST_IN_FLIGHT = 16
 #: Largest share of the time that prompts may take.
@@ -45,7 +45,7 @@ def validate(data: Path, *, split: str = "none") -> Validation:
     if len(points):
         basis = points["calibration"].map(lambda kind: "other generation" if kind == "transferred" else kind)
         frames.append(points.assign(family="eager forward", basis=basis))
-    if split == "none":
+    if split != "gpu":
         for part in (decode_points, fact_points):
             points, notes = part(data)
             messages += notes

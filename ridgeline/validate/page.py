@@ -24,6 +24,7 @@ RUNS: tuple[tuple[str, str], ...] = (
     ("models", "none"),
     ("dataflow", "none"),
     ("training", "source"),
+    ("models", "model"),
     ("models", "gpu"),
     ("collectives", "system"),
     ("collectives", "sizes"),
@@ -40,6 +41,7 @@ _MEANING = {
     "gpu": "refitted without the GPU scored",
     "sizes": "refitted without the message sizes scored",
     "system": "refitted without the chip scored",
+    "model": "intervals learned without the model scored",
     "source": "refitted without the publication scored",
 }
 
