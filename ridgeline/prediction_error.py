@@ -69,7 +69,7 @@ def phase_interval(whole: Estimate, basis: str, family: str = "eager forward") -
     "eager forward": quantiles of the error over the composed deviation. "decode": quantiles of the error of decode steps of
     serving engines, and never narrower than the composed deviation says.
     """
-    law = choose_law(shipped_laws(), "model", "fitted" if family == "decode" else basis, LawKey(family))
+    law = choose_law(shipped_laws(), "model", "other generation" if family == "decode" else basis, LawKey(family))
     if family != "decode" or law is None:
         return calibrated_interval(whole, law)
     xp = namespace(whole.mean_s)

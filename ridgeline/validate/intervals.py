@@ -114,12 +114,13 @@ def _cover(rows: Any, laws: LawIndex, lower: np.ndarray, upper: np.ndarray) -> N
 
 def _chips(points: Any) -> tuple[Any, Any]:
     """Catalogue name and core architecture of each row's chip; the name as recorded and "" where unknown."""
-    if "chip" in points:
-        return points["chip"], points["architecture"]
     found = {gpu: known_device(str(gpu)) for gpu in points["gpu"].unique()}
     names = {gpu: chip.name if chip else str(gpu) for gpu, chip in found.items()}
     cores = {gpu: constants_architecture(chip) if chip else "" for gpu, chip in found.items()}
-    return points["gpu"].map(names), points["gpu"].map(cores)
+    chip, architecture = points["gpu"].map(names), points["gpu"].map(cores)
+    if "chip" not in points:
+        return chip, architecture
+    return points["chip"].fillna(chip), points["architecture"].fillna(architecture)
 
 
 def _folds(frame: Any, split: str) -> np.ndarray:

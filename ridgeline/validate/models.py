@@ -7,7 +7,8 @@
 - `inference_facts`: published prefill and decode times.
 
 Split "gpu" answers each chip from constants fitted to the others (eager models only; what cannot be refitted is left out of the
-split). Split "model" learns the intervals without the model scored (no prediction is fitted to whole models). Rows have intervals: the composed deviation of the kernels, calibrated on whole models of other publications.
+split). Split "model" learns the intervals without the model scored (no prediction is fitted to whole models). Rows have
+intervals: the composed deviation of the kernels, calibrated on whole models; of decode steps, the spread between models.
 """
 
 from pathlib import Path
@@ -118,9 +119,11 @@ def _predicted_steps(group: dict[str, Any], rows: Any) -> pd.DataFrame:
             "predicted": predicted,
             "calibration": calibration,
             "unit": group["model"],
-            # What moves these errors is the engine and the model, not the chip: one law, of ln(measured / predicted) itself.
+            # What moves these errors is the model and its engine, not the chip: a new model is one draw among models.
             "scale": 1.0,
-            "basis": "fitted",
+            "basis": "other generation",
+            "chip": group["model"],
+            "architecture": "",
             "family": "decode",
             "prompt_share": share,
         }
@@ -157,7 +160,9 @@ def fact_points(data: Path) -> tuple[pd.DataFrame, list[str]]:
                     "calibration": answer.kind if answer else "none",
                     "unit": name,
                     "scale": float(np.ravel(whole.relative_deviation)[0]) if whole else 1.0,
-                    "basis": answer.basis if answer and phase == "prefill" else "fitted",
+                    "basis": answer.basis if answer and phase == "prefill" else "other generation",
+                    "chip": name if phase == "decode" else None,
+                    "architecture": "" if phase == "decode" else None,
                     "family": "decode" if phase == "decode" else "eager forward",
                 }
             )
