@@ -122,7 +122,7 @@ def _rank_correlation(left: np.ndarray, right: np.ndarray) -> float:
     ranks = [np.unique(x, return_inverse=True)[1].astype(float) for x in (left, right)]
     if any(np.ptp(r) == 0.0 for r in ranks):
         return 0.0
-    return float(np.clip(np.corrcoef(*ranks)[0, 1], -1.0, 1.0))
+    return float(np.clip(np.corrcoef(ranks[0], ranks[1])[0, 1], -1.0, 1.0))
 
 
 def _graded(value: float, limits: Sequence[float]) -> int:

@@ -200,7 +200,7 @@ def laws_from(tables: Sequence[Mapping[str, Any]]) -> list[ErrorLaw]:
         if len(table["spread"]) != len(KNOTS):
             raise ValueError(f"law[{i}].spread: {len(table['spread'])} values; expected {len(KNOTS)}")
         key = LawKey(**{name: table[name] for name in LawKey._fields if name in table})
-        values = {name: value for name, value in table.items() if name not in LawKey._fields}
+        values: dict[str, Any] = {name: value for name, value in table.items() if name not in LawKey._fields}
         values |= {"spread": tuple(values["spread"]), "chips": tuple(values.get("chips", ()))}
         laws.append(ErrorLaw(**{"shared": 0.0, "private": 1.0} | values, key=key))
     return laws

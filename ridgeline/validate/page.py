@@ -82,7 +82,8 @@ def write_page(
         except ValueError as missing:
             skipped.append(f"`ridgeline validate {level} --split {split}`: {missing}".replace(str(data), "the data"))
             continue
-        runs.append(_run(level, split, time.monotonic() - begun, found))
+        run = _run(level, split, time.monotonic() - begun, found)
+        runs.append(run._replace(messages=[line.replace(str(data), "the data") for line in run.messages]))
         if split == module.SPLITS[0]:
             path = pictures / f"{level}.png"
             if _picture(found, path):
