@@ -71,7 +71,7 @@ def residuals_of(points: Any, level: str, split: str) -> Any:
         index=points.index,
     )
     frame["unit"] = points["unit"].astype(str) if "unit" in points else _equal_prediction(frame)
-    stated = "basis" in points and split in ("none", "model")
+    stated = "basis" in points and split in ("none", "model", "source")
     frame["basis"] = points["basis"] if stated else _bases(frame, points["calibration"].astype(str), split)
     return frame
 

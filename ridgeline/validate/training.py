@@ -75,6 +75,10 @@ def _time_points(runs: pd.DataFrame, split: str) -> pd.DataFrame:
             "calibration": calibration,
             "family": np.where(zero3, "training sharded", "training"),
             "unit": runs["source"].to_numpy(),
+            # Another publication is another code, model and machine room: one draw among publications.
+            "basis": "other generation",
+            "chip": runs["source"].to_numpy(),
+            "architecture": "",
         }
     )
     return with_intervals(points, "training", split)
