@@ -54,7 +54,7 @@ def _residuals(data: Path, sources: Sequence[tuple[str, str]], progress: Callabl
 def residuals(points: Any, level: str, split: str) -> Any:
     """Residuals of the `points` of one level and split, as laws are learned from them."""
     if level == "kernels":
-        points = points[points["family"] != "whole models"]
+        points = points[points["family"] != "eager forward"]
     frame = residuals_of(points.reset_index(drop=True), LEVELS[level], split)
     if level == "training":
         # What the memory rows predict is arithmetic, not time.

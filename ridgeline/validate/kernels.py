@@ -51,7 +51,7 @@ def validate(data: Path, *, split: str) -> Validation:
 def _family(part: str, points: pd.DataFrame) -> pd.Series:
     """The operator family that error laws go by: prefill, decode and latent attention err differently."""
     if part != "attention":
-        return pd.Series(part, index=points.index)
+        return pd.Series("eager forward" if part == "whole models" else part, index=points.index)
     phase = points["op"].map(lambda op: "prefill" if "context" in op else "decode")
     latent = points["op"].str.endswith("mla")
     return "attention " + phase.mask(latent, "latent " + phase)
