@@ -202,5 +202,6 @@ def laws_from(tables: Sequence[Mapping[str, Any]]) -> list[ErrorLaw]:
         key = LawKey(**{name: table[name] for name in LawKey._fields if name in table})
         values: dict[str, Any] = {name: value for name, value in table.items() if name not in LawKey._fields}
         values |= {"spread": tuple(values["spread"]), "chips": tuple(values.get("chips", ()))}
-        laws.append(ErrorLaw(**{"shared": 0.0, "private": 1.0} | values, key=key))
+        complete: dict[str, Any] = {"shared": 0.0, "private": 1.0, **values}
+        laws.append(ErrorLaw(**complete, key=key))
     return laws

@@ -54,14 +54,14 @@ def report_text(data: Path, report: Path, facts: Path) -> str:
     return _text(scores, known)
 
 
-def predictions(data: Path, known: Mapping[str, Any]) -> dict[tuple[str, str], pd.DataFrame]:
+def predictions(data: Path, known: Mapping[str, Any]) -> dict[tuple[str, str], Any]:
     """(tool, domain) -> frame of predicted and measured seconds, of every tool with predictions in `data` or `known`."""
-    found: dict[tuple[str, str], pd.DataFrame] = {}
+    found: dict[tuple[str, str], Any] = {}
     kernels = data / "kernels" if (data / "kernels").is_dir() else data
     path = find_table(kernels, STEM)
     if path is not None:
         table: Any = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
-        points, _ = e2e_points(kernels)
+        points: Any = e2e_points(kernels)[0]
         plain = (table["mode"] == "inf") & (table["option"] == "none") & table["model_name"].isin(list(MODELS))
         contradictory = (table["gpu"] == "NVIDIA A100-PCIE-40GB") & table["model_name"].isin(
             ["bert_large", "gpt2_large"]

@@ -76,7 +76,7 @@ def decode_points(data: Path) -> tuple[pd.DataFrame, list[str]]:
         parts.append(_predicted_steps(dict(zip(keys, values)), rows))
     if not parts:
         return pd.DataFrame(), [f"{path.name}: no clean run with at most {MOST_IN_FLIGHT} requests in flight"]
-    points = pd.concat(parts)
+    points: Any = pd.concat(parts)
     heavy = points.pop("prompt_share") > MOST_PROMPT_SHARE
     messages = [f"{path.name}: {len(points)} runs with few requests, {int(heavy.sum())} of them prompt-heavy, left out"]
     return points[~heavy], messages
