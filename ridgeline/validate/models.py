@@ -141,7 +141,7 @@ def fact_points(data: Path) -> tuple[pd.DataFrame, list[str]]:
         name = f"gpt3-{row.model_B:g}b"
         try:
             answer = predict(
-                name, on=_CHIPS.get(row.gpu, row.gpu), tp=int(row.tp), batch=int(row.batch), dtype="fp16",
+                name, on=str(_CHIPS.get(row.gpu, row.gpu)), tp=int(row.tp), batch=int(row.batch), dtype="fp16",
                 input_tokens=int(row.prompt), output_tokens=int(row.gen), stack="trtllm",
             )  # fmt: skip
         except ValueError:
