@@ -1,12 +1,13 @@
 # Two commands do everything on a machine that has Python (3.11 or newer) and make:
 #   make demo   a first answer: a table and a roofline picture
 #   make test   all checks and tests
+#   make validation   docs/validation.md and docs/mtap.md from the measurements in $RIDGELINE_DATA (about 15 minutes)
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-newest format check clean
+.PHONY: demo validation error-laws test test-newest format check clean
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -32,6 +33,14 @@ test-newest:
 	$(PYTHON) -m venv --clear $(VENV)-newest
 	$(VENV)-newest/bin/python -m pip install --quiet --disable-pip-version-check --upgrade --editable ".[dev]"
 	$(VENV)-newest/bin/python -m pytest -n 2
+
+validation: $(STAMP)
+	$(BIN)/ridgeline validation --out docs
+	$(BIN)/ridgeline mtap --out docs/mtap.md
+
+# The error laws behind every interval, after any change of constants or models (long: everything is refitted without its parts).
+error-laws: $(STAMP)
+	$(BIN)/ridgeline calibrate-errors --out profiles/constants/error_laws.toml
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

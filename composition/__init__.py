@@ -4,6 +4,7 @@ What may live here: rules that combine times and their errors. What may not: ker
 queues.
 """
 
+from composition.calibrated import calibrated_interval, calibrated_phase
 from composition.chakra_replay import chakra_graph, replay_seconds
 from composition.chrome_trace import chrome_trace, write_chrome_trace
 from composition.deployment import Deployment
@@ -21,15 +22,20 @@ from composition.inter_kernel import EngineOverheads, host_s, launch_s
 from composition.interval import Interval, interval_max, interval_overlap, interval_sum
 from composition.iteration import iteration_time, mixed_batch, table_time
 from composition.mtap import DIMENSIONS, MtapScore, rank_stability, score_dimension_1, weighted_score
+from composition.mtap_tables import SURVEY_SCORES, ToolFacts, ToolScore, consistent_grades, grade_ranges, score_tool
 from composition.operator_models import KernelError, OperatorModel, kernel_errors, operator_models
 from composition.phase_estimate import OperatorTimes, PhaseEstimate
 from composition.phase_graph import phase_graph
 from composition.request import RequestEstimate, RequestTimes, compiled_request_time, request_time
 from composition.straggler import expected_maximum, straggler_inflation
+from composition.study import Cancellation, CompositionStudy, KernelCase, cancellation, error_rules
 from composition.training import TrainingTime, training_time, zero3_time
 
 __all__ = [
     "DIMENSIONS",
+    "SURVEY_SCORES",
+    "Cancellation",
+    "CompositionStudy",
     "Deployment",
     "EngineOverheads",
     "Estimate",
@@ -38,6 +44,7 @@ __all__ = [
     "GapTerm",
     "GraphNode",
     "Interval",
+    "KernelCase",
     "KernelError",
     "MtapScore",
     "OperatorModel",
@@ -46,17 +53,25 @@ __all__ = [
     "RequestEstimate",
     "RequestTimes",
     "Schedule",
+    "ToolFacts",
+    "ToolScore",
     "TrainingTime",
     "averaged",
+    "calibrated_interval",
+    "calibrated_phase",
+    "cancellation",
     "chakra_graph",
     "chrome_trace",
     "compiled_request_time",
+    "consistent_grades",
     "contended",
+    "error_rules",
     "estimate",
     "execution_graph",
     "expectation",
     "expected_maximum",
     "gap",
+    "grade_ranges",
     "host_s",
     "interval_max",
     "interval_overlap",
@@ -74,6 +89,7 @@ __all__ = [
     "replay_seconds",
     "request_time",
     "score_dimension_1",
+    "score_tool",
     "serial",
     "series_parallel",
     "straggler_inflation",

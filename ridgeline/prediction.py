@@ -17,7 +17,9 @@ import numpy as np
 
 import hardware
 import workloads
+from composition import Estimate
 from hardware import Accelerator
+from ridgeline.prediction_error import UNBOUNDED, phase_intervals
 from roofline import Estimator, PhaseTime, Reason, operator_bound, phase_time
 from tiles import Calibrated, completed, is_gpu, read_calibrated, tile_estimator
 from workloads import Batch, Gemm, OperatorTable, Parallelism, TransformerModel
@@ -49,8 +51,9 @@ class Prediction:
     """Answer of `predict`. Arrays have the broadcast shape of its arguments; NaN where `reason` is not `Reason.OK`.
 
     `prefill_s`: one pass over all prompts (models that generate nothing: the forward pass). `decode_s`: mean time of one decode
-    pass, the time per output token (0 without generation). `request_s`: both. `requests_per_s`, `output_tokens_per_s`: of
-    the whole deployment.
+    pass, the time per output token (0 without generation). `request_s`: both. `..._interval_s`: (low, high) of a calibrated 90 %
+    interval, None where times are bounds; `..._estimate`: a phase with its error by source; `basis`: how the least certain
+    constants were obtained. `requests_per_s`, `output_tokens_per_s`: of the whole deployment.
     `needed_bytes`, `capacity_bytes` per device at the end of decode; `fits`. `estimator`: what predicted the kernels.
     `notes`: what a reader must know.
     """
@@ -65,6 +68,12 @@ class Prediction:
     prefill_s: Array
     decode_s: Array
     request_s: Array
+    prefill_interval_s: tuple[Array, Array] | None
+    decode_interval_s: tuple[Array, Array] | None
+    request_interval_s: tuple[Array, Array] | None
+    prefill_estimate: Estimate | None
+    decode_estimate: Estimate | None
+    basis: str
     requests_per_s: Array
     output_tokens_per_s: Array
     output_tokens_per_s_per_device: Array
@@ -75,6 +84,13 @@ class Prediction:
     reason: Array
     estimator: str
     notes: tuple[str, ...]
+
+    @property
+    def kind(self) -> str:
+        """`basis` in the words of validation reports: fitted, few-shot, transferred or datasheet."""
+        return {"same generation": "transferred", "other generation": "transferred", "bound": "datasheet"}.get(
+            self.basis, self.basis
+        )
 
     def require_answer(self) -> "Prediction":
         """Self if every point was answered, else `ValueError` that says why not (the first unanswered point)."""
@@ -195,6 +211,8 @@ def predict(
     decode_s = phases[1].time_s + mask if generates else 0.0 * mask
     request_s = prefill_s + (steps * decode_s if generates else 0.0)
     tokens_per_s = batch * xp.asarray(output_tokens) / request_s if generates else xp.nan * mask
+    modelled = estimator == "tiles" and is_gpu(chip)
+    intervals, estimates, basis = phase_intervals(phases, chip, stack, steps) if modelled else UNBOUNDED
     return Prediction(
         model=spec,
         chip=chip,
@@ -206,6 +224,12 @@ def predict(
         prefill_s=prefill_s,
         decode_s=decode_s,
         request_s=request_s,
+        prefill_interval_s=intervals[0],
+        decode_interval_s=intervals[1],
+        request_interval_s=intervals[2],
+        prefill_estimate=estimates[0],
+        decode_estimate=estimates[1],
+        basis=basis,
         requests_per_s=batch / request_s,
         output_tokens_per_s=tokens_per_s,
         output_tokens_per_s_per_device=tokens_per_s / parallelism.devices,

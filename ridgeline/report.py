@@ -95,6 +95,16 @@ def prediction_json(prediction: Prediction) -> dict[str, Any]:
         "input_tokens": float(p.input_tokens),
         "output_tokens": float(p.output_tokens),
         **{name: _number(getattr(p, name)) for name in scalars},
+        "interval90_s": {
+            name: [float(np.ravel(bound)[0]) for bound in interval]
+            for name, interval in (
+                ("prefill", p.prefill_interval_s),
+                ("decode", p.decode_interval_s),
+                ("request", p.request_interval_s),
+            )
+            if interval is not None
+        },
+        "basis": p.basis,
         "needed_bytes_per_device": float(p.needed_bytes),
         "capacity_bytes_per_device": float(p.capacity_bytes),
         "fits": bool(p.fits),
@@ -158,18 +168,25 @@ def _summary(p: Prediction) -> list[tuple[str, str]]:
     memory = f"{_gigabytes(p.needed_bytes)} of {_gigabytes(p.capacity_bytes)}: {_parts(p.memory)}"
     if len(p.phases) == 1:
         return [
-            ("forward, whole batch", _time(float(p.prefill_s))),
+            ("forward, whole batch", _with_interval(p.prefill_s, p.prefill_interval_s)),
             ("throughput", f"{float(p.requests_per_s):,.1f} inputs/s"),
             ("memory per device", memory),
         ]
     rate, share = float(p.output_tokens_per_s), float(p.output_tokens_per_s_per_device)
     return [
-        ("prefill, whole batch", _time(float(p.prefill_s))),
-        ("decode, per token", _time(float(p.decode_s))),
-        ("request, start to end", _time(float(p.request_s))),
+        ("prefill, whole batch", _with_interval(p.prefill_s, p.prefill_interval_s)),
+        ("decode, per token", _with_interval(p.decode_s, p.decode_interval_s)),
+        ("request, start to end", _with_interval(p.request_s, p.request_interval_s)),
         ("throughput", f"{rate:,.0f} output tokens/s ({share:,.0f} per device)"),
         ("memory per device", memory),
     ]
+
+
+def _with_interval(seconds: Any, interval: Any) -> str:
+    if interval is None:
+        return _time(float(seconds))
+    low, high = (_time(float(np.ravel(bound)[0])) for bound in interval)
+    return f"{_time(float(seconds))}  (90 %: {low} to {high})"
 
 
 def _parts(memory: Any) -> str:

@@ -11,7 +11,20 @@ from typing import Any, NoReturn
 
 import typer
 
-from ridgeline.cli import calibrate, dataflow, devices, gap, measure, models, predict, profile, serve, validate
+from ridgeline.cli import (
+    calibrate,
+    calibrate_errors,
+    dataflow,
+    devices,
+    gap,
+    measure,
+    models,
+    predict,
+    profile,
+    serve,
+    validate,
+    validation,
+)
 
 #: The base of all complaints about options and arguments. Typer carries its own click or uses the installed one, by
 #: version; its public exceptions lead to the right one.
@@ -29,7 +42,10 @@ app.command("dataflow")(dataflow.dataflow)
 app.command("models")(models.models)
 app.command("operators")(models.operators)
 app.command("validate")(validate.validate)
+app.command("validation")(validation.validation)
+app.command("mtap")(validation.mtap)
 app.command("calibrate")(calibrate.calibrate)
+app.command("calibrate-errors")(calibrate_errors.calibrate_errors)
 app.command("measure")(measure.measure)
 app.command("gap")(gap.gap)
 app.add_typer(profile.profile, name="profile")

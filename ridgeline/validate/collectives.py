@@ -21,6 +21,7 @@ import pandas as pd
 from profiles.collectives_curves import SOURCES, Frame, collectives_folder
 from profiles.collectives_fit import fit_family, with_platform
 from profiles.collectives_systems import chip_of, latency_guess_s, link_bandwidth_bytes_per_s
+from ridgeline.validate.intervals import with_intervals
 from ridgeline.validate.report import Validation, track
 from ridgeline.validate.tables import find_table, read_table
 from roofline.collectives_constants import families, platform_constants
@@ -39,6 +40,7 @@ def validate(data: Path, *, split: str = "none") -> Validation:
         )
     else:
         rows = _refitted(rows, split)
+    chips = {gpu: chip_of(str(gpu)) for gpu in rows.gpu.unique()}
     points = pd.DataFrame(
         {
             "op": rows.op,
@@ -48,8 +50,13 @@ def validate(data: Path, *, split: str = "none") -> Validation:
             "measured": rows.measured_s,
             "predicted": rows.predicted_s,
             "calibration": rows.calibration,
+            "family": rows.family,
+            "unit": rows.payload_bytes,
+            "chip": [getattr(chips[gpu], "name", gpu) for gpu in rows.gpu],
+            "architecture": [getattr(chips[gpu], "architecture", "") for gpu in rows.gpu],
         }
     )
+    points = with_intervals(points, "collective", split)
     return Validation(level="collectives", points=points, messages=messages)
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from ridgeline.validate.intervals import with_intervals
 from ridgeline.validate.kernels_attention import attention_scores
 from ridgeline.validate.kernels_conv2d import conv2d_points
 from ridgeline.validate.kernels_e2e import e2e_points
@@ -48,8 +49,17 @@ def validate(data: Path, *, split: str) -> Validation:
         messages += notes
         if len(points):
             messages.append(f"{name}: {len(points)} rows in {time.perf_counter() - started:.0f} s")
-        if len(points):
-            frames.append(points)
+            level = "model" if name == "whole models" else "kernel"
+            frames.append(with_intervals(points.assign(family=_family(name, points)), level, split))
     if not frames:
         raise ValueError(f"{folder}: no kernel table found (gemm, attention_generation, ... as .parquet or .csv)")
     return Validation(level="kernels", points=pd.concat(frames, ignore_index=True), messages=messages)
+
+
+def _family(part: str, points: pd.DataFrame) -> pd.Series:
+    """The operator family that error laws go by: prefill, decode and latent attention err differently."""
+    if part != "attention":
+        return pd.Series("eager forward" if part == "whole models" else part, index=points.index)
+    phase = points["op"].map(lambda op: "prefill" if "context" in op else "decode")
+    latent = points["op"].str.endswith("mla")
+    return "attention " + phase.mask(latent, "latent " + phase)

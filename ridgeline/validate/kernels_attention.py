@@ -53,6 +53,7 @@ def attention_scores(folder: Path, *, split: str) -> tuple[Frame, list[str]]:
             "measured": measured_us * 1e-6,
             "predicted": predicted,
             "calibration": calibration,
+            "unit": frame["heads"] * 1e6 + frame["kv_heads"] * 1e3 + frame["head_dim"],
         }
     )[scored].reset_index(drop=True)
     messages = [f"attention: {len(points)} of {len(frame)} rows scored under split {split!r}"]

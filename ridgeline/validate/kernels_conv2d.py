@@ -62,4 +62,5 @@ def predict_frame(frame: Any, sets: Sequence[FamilySet] | None) -> pd.DataFrame:
         predicted[where] = conv2d_time(operator_of(part), chip, constants).total_s
         marks[where] = chosen.kind
     groups = {"op": "conv2d", "gpu": frame["gpu"], "dtype": frame["dtype"], "stack": frame["sw_version"]}
+    groups["unit"] = frame["cin"] * 1e6 + frame["cout"]
     return pd.DataFrame(groups | {"predicted": predicted, "calibration": marks}, index=frame.index)

@@ -12,8 +12,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from composition import estimate, serial
+from composition.calibrated import UNKNOWN_DEVIATION
 from profiles.gemm_calibration import as_set, fit_rows, poolable
 from profiles.memory_bound_fit import device
+from ridgeline.prediction_error import operator_law
 from ridgeline.validate.kernels_gemm import COLUMNS as GEMM_COLUMNS
 from ridgeline.validate.kernels_gemm import known_device
 from ridgeline.validate.tables import NUMBER, TEXT, find_table, measured_or_nan, read_table
@@ -48,6 +51,15 @@ class EagerModel(NamedTuple):
     inter: int
     vocab: int
     activation: str
+
+
+class EagerKernel(NamedTuple):
+    """One operator of a model as predicted: seconds of device time of one run, runs, and how its constants were obtained."""
+
+    operator: Operator
+    busy_s: float
+    count: float
+    calibration: str
 
 
 #: Published configurations, causal models with their language-model head.
@@ -114,20 +126,41 @@ def e2e_points(folder: Path, *, split: str = "none") -> tuple[pd.DataFrame, list
     measured, useless = measured_or_nan(frame.latency_us)
     messages = [f"{STEM}: {useless} rows without a duration"] if useless else []
     predicted, marks = np.full(len(frame), np.nan), np.full(len(frame), "none", dtype=object)
+    scale = np.full(len(frame), np.nan)
     sets_of = {gpu: _sets_without(folder, gpu) for gpu in frame.gpu.unique()} if split == "gpus" else {}
     row: Any
     for i, row in enumerate(frame.itertuples()):
         if row.mode != "inf" or row.option != "none" or row.model_name not in MODELS or _left_out(row):
             continue
-        predicted[i], marks[i] = eager_model_time(
-            MODELS[row.model_name], row.batch, row.seqlen, row.gpu, sets=sets_of.get(row.gpu)
-        )
+        sets = sets_of.get(row.gpu)
+        kernels = eager_kernels(MODELS[row.model_name], row.batch, row.seqlen, row.gpu, sets=sets)
+        predicted[i] = eager_stream_s(kernels, row.gpu)
+        marks[i] = max((k.calibration for k in kernels), key=("fitted", "few-shot", "transferred", "datasheet").index)
+        scale[i] = eager_deviation(kernels, row.gpu, split)
     left = int(np.isnan(predicted).sum())
     messages.append(
         f"{STEM}: {left} of {len(frame)} rows not answered (training, several devices, fusion, inconsistent)"
     )
     points = {"op": "e2e_model", "gpu": frame.gpu, "dtype": frame["dtype"], "stack": frame.sw_version}
+    points |= {"unit": frame.model_name, "scale": scale}
     return pd.DataFrame(points | {"predicted": predicted, "measured": measured * 1e-6, "calibration": marks}), messages
+
+
+def eager_deviation(kernels: Sequence[EagerKernel], gpu: str, split: str = "none") -> float:
+    """Relative deviation of the sum of `kernels`, composed from the kernels' error laws (shared and private)."""
+    chip = device(gpu)
+    stack = "torch2.4.1-eager" if chip.vendor == "AMD" else "torch2.1.0-cu121-eager"
+    parts = []
+    for index, kernel in enumerate(kernels):
+        law, _ = operator_law(kernel.operator, chip, stack, "forward", kind=None if split == "none" else "datasheet")
+        shared, private = (law.shared, float(law.private_at(kernel.busy_s))) if law else (UNKNOWN_DEVIATION,) * 2
+        source = law.key.family if law else "unknown"
+        parts.append(
+            estimate(
+                np.array([kernel.busy_s]), {source: shared}, private, count=kernel.count, label=f"operator {index}"
+            )
+        )
+    return float(serial(*parts).relative_deviation)
 
 
 def _left_out(row: Any) -> bool:
@@ -167,11 +200,25 @@ def eager_model_time(
 
     `sets`: constant sets of matrix products and of memory-bound kernels to choose from (default: shipped).
     """
+    kernels = eager_kernels(model, batch, tokens, gpu, sets=sets)
+    worst = max((k.calibration for k in kernels), key=("fitted", "few-shot", "transferred", "datasheet").index)
+    return eager_stream_s(kernels, gpu), worst
+
+
+def eager_stream_s(kernels: Sequence[EagerKernel], gpu: str) -> float:
+    """Seconds of `kernels` in a row: the device drains them while the host queues the next ones."""
+    busy, counts = np.array([k.busy_s for k in kernels]), np.array([k.count for k in kernels])
+    return float(repeated_stream_time_s(busy, counts, launch_costs(device(gpu))))
+
+
+def eager_kernels(
+    model: EagerModel, batch: float, tokens: float, gpu: str, *, sets: Sets | None = None
+) -> list[EagerKernel]:
+    """The kernels of one forward pass on `gpu`, predicted one by one."""
     chip = device(gpu)
-    costs = launch_costs(chip)
     stack = "torch2.4.1-eager" if chip.vendor == "AMD" else "torch2.1.0-cu121-eager"
     gemm_sets, map_sets = sets or (gemm_shipped_sets(), shipped_sets("memory_bound"))
-    busy, counts, kinds = [], [], []
+    kernels = []
     for operator, count in eager_operators(model, batch, tokens):
         if isinstance(operator, Gemm):
             kind_of_product = "bmm" if operator.batch > 1 else "linear"
@@ -180,9 +227,5 @@ def eager_model_time(
         else:
             constants, chosen = memory_bound_constants(memory_bound_kernel(operator), chip, stack, map_sets)
             time, kind = memory_bound_time(operator, chip, constants), chosen.kind
-        busy.append(float(time.total_s - time.launch_s))
-        counts.append(count)
-        kinds.append(kind)
-    total = float(repeated_stream_time_s(np.array(busy), np.array(counts), costs))
-    worst = max(kinds, key=("fitted", "few-shot", "transferred", "datasheet").index)
-    return total, worst
+        kernels.append(EagerKernel(operator, float(time.total_s - time.launch_s), count, kind))
+    return kernels

@@ -32,13 +32,10 @@ CHUNK = 32768
 SPLIT_POINTS = 1500
 #: Points a new chip is calibrated from in the few-shot split.
 SHOTS = 32
-#: A 90 % interval of a normal distribution, in standard deviations.
-Z90 = 1.645
 
 
 def gemm_points(folder: Path, *, split: str = "none") -> tuple[Frame, list[str]]:
-    """Points (measured, predicted, lower, upper in seconds) of the table in `folder`, and messages; empty without a
-    table.
+    """Points (measured, predicted in seconds) of the table in `folder`, and messages; empty without a table.
 
     `split`: "none" uses the shipped constants. "shapes" fits with a quarter of the (n, k) pairs left out and scores
     those; "extrapolate" scores m > 4096 or n, k > 10240, fitted to the rest; "gpu" and "generation" leave each chip
@@ -71,7 +68,7 @@ def gemm_points(folder: Path, *, split: str = "none") -> tuple[Frame, list[str]]
 
 
 def predict_frame(frame: Frame, sets: Sequence[dict[str, Any]] | None, calibration: Frame | None = None) -> Frame:
-    """Group fields, `predicted`, `lower`, `upper` (NaN where unanswered) and `calibration` per row of `frame`.
+    """Group fields, `predicted` (NaN where unanswered), `calibration` and `unit` (the weights' shape) per row of `frame`.
 
     `sets`: constants to choose from (None: shipped). `calibration`: measured rows to calibrate few-shot from, group
     by group.
@@ -79,7 +76,7 @@ def predict_frame(frame: Frame, sets: Sequence[dict[str, Any]] | None, calibrati
     out: Frame = pd.DataFrame(
         {"op": frame["op"], "gpu": frame["gpu"], "dtype": frame["dtype"], "stack": frame["sw_version"]}
     )
-    predicted, sigma = np.full(len(frame), np.nan), np.full(len(frame), np.nan)
+    predicted = np.full(len(frame), np.nan)
     marks = np.full(len(frame), "none", dtype=object)
     place: Any = pd.Series(np.arange(len(frame)), index=frame.index)
     for (gpu, label, stack), part in frame.groupby(["gpu", "dtype", "stack"], sort=False):
@@ -98,10 +95,9 @@ def predict_frame(frame: Frame, sets: Sequence[dict[str, Any]] | None, calibrati
             constants, _ = few_shot(points(own, chip, str(label)), recipe, constants)
         where = place.loc[part.index].to_numpy()
         predicted[where] = predict_seconds(op, chip, constants, rotated(part, op, chip))
-        sigma[where] = float(constants.log_sigma)
         marks[where] = constants.kind
     out["predicted"], out["calibration"] = predicted, marks
-    out["lower"], out["upper"] = predicted * np.exp(-Z90 * sigma), predicted * np.exp(Z90 * sigma)
+    out["unit"] = frame["n"] * 1e6 + frame["k"]
     return out
 
 

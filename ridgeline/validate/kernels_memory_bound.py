@@ -72,4 +72,5 @@ def predict_frame(frame: Any, sets: Sequence[FamilySet] | None) -> pd.DataFrame:
         predicted[where] = memory_bound_time(operator, chip, constants, rows=block_rows).total_s
         marks[where] = chosen.kind
     groups = {"op": frame["op"], "gpu": frame["gpu"], "dtype": frame["dtype"], "stack": frame["sw_version"]}
+    groups["unit"] = frame["rows"] * 1e9 + frame["cols"]
     return pd.DataFrame(groups | {"predicted": predicted, "calibration": marks}, index=frame.index)

@@ -72,4 +72,5 @@ def predict_frame(frame: Any, sets: Sequence[FamilySet] | None) -> pd.DataFrame:
         predicted[where] = moe_time(layer, load, chip, constants, dtype=fmt, weight_dtype=weight).total_s
         marks[where] = chosen.kind
     groups = {"op": "moe", "gpu": frame["gpu"], "dtype": frame["dtype_name"], "stack": frame["sw_version"]}
+    groups["unit"] = frame["hidden_size"] * 1e9 + frame["inter_size"] * 1e4 + frame["num_experts"]
     return pd.DataFrame(groups | {"predicted": predicted, "calibration": marks}, index=frame.index)

@@ -11,7 +11,7 @@ import pkgutil
 from difflib import get_close_matches
 from types import ModuleType
 
-SHARED = frozenset({"levels", "report", "scores", "tables"})
+SHARED = frozenset({"intervals", "levels", "page", "report", "scores", "tables"})
 
 
 def known_levels() -> tuple[str, ...]:

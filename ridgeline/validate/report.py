@@ -82,7 +82,7 @@ def write_json(rows: Sequence[dict[str, Any]], path: Path, messages: Sequence[st
 def print_rows(validation: Validation, rows: Sequence[dict[str, Any]], console: Console) -> None:
     """The rows as a table (percentages), then what was skipped or could not be used."""
     fixed = {"level", "n", "answered", "mape", "median_ape", "p95_ape", "bias", "spearman", "calibration"}
-    names = [name for name in rows[0] if name not in fixed | set(EXTRA) | {"coverage90", "width90"}]
+    names = [name for name in rows[0] if name not in fixed | set(EXTRA) | set(scores.IntervalScores._fields)]
     names = [name for name in names if any(row[name] not in ("all", "") for row in rows)]
     numbers = [name for name in rows[0] if name not in names and name not in {"level", "calibration", *GROUP}]
     table = Table(title=f"validate {validation.level}: predicted against measured ({_reading(rows)})")

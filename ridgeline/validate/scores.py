@@ -22,10 +22,14 @@ class Scores(NamedTuple):
 
 
 class IntervalScores(NamedTuple):
-    """Of 90 % intervals [lower, upper]: share of measurements inside, and median of (upper - lower) / predicted."""
+    """Of 90 % intervals [lower, upper]: share of measurements inside, and median of (upper - lower) / predicted.
+
+    `constant_width90`: the width that one interval for all rows (the same ratio around the median ratio) needs for equal coverage.
+    """
 
     coverage90: float
     width90: float
+    constant_width90: float
 
 
 def usable(predicted: ArrayLike, measured: ArrayLike) -> np.ndarray:
@@ -76,9 +80,13 @@ def score_intervals(predicted: ArrayLike, measured: ArrayLike, lower: ArrayLike,
     low, high = _pair(lower, upper)
     rows = usable(guess, truth) & np.isfinite(low) & np.isfinite(high)
     if not rows.any():
-        return IntervalScores(float("nan"), float("nan"))
-    inside = (low <= truth) & (truth <= high)
-    return IntervalScores(float(inside[rows].mean()), float(np.median((high - low)[rows] / guess[rows])))
+        return IntervalScores(float("nan"), float("nan"), float("nan"))
+    inside = float(((low <= truth) & (truth <= high))[rows].mean())
+    log_ratio = np.log(truth[rows] / guess[rows])
+    middle = float(np.median(log_ratio))
+    half = float(np.quantile(np.abs(log_ratio - middle), inside))
+    constant = float(np.exp(middle + half) - np.exp(middle - half))
+    return IntervalScores(inside, float(np.median((high - low)[rows] / guess[rows])), constant)
 
 
 def spearman(left: ArrayLike, right: ArrayLike) -> float:

@@ -20,6 +20,7 @@ import workloads
 from composition import training_time, zero3_time
 from composition.training_constants import training_constants
 from hardware import Accelerator
+from ridgeline.validate.intervals import with_intervals
 from ridgeline.validate.report import Validation
 from ridgeline.validate.tables import NUMBER, TEXT, find_table, measured_or_nan, read_table
 from roofline import KernelTime, operator_bound
@@ -68,8 +69,7 @@ def _time_points(runs: pd.DataFrame, split: str) -> pd.DataFrame:
             predicted[out] = [_predicted_s(run, efficiency) for run in runs[out].itertuples()]
         calibration = "transferred"
     zero3 = runs["source"].str.contains("ZeRO-3").to_numpy()
-    spread = np.exp(1.6449 * np.where(zero3, constants.zero3_deviation, constants.relative_deviation))
-    return pd.DataFrame(
+    points = pd.DataFrame(
         {
             "op": ["training_step:" + source for source in runs["source"]],
             "gpu": [_chip_name(hw) or hw for hw in runs["hw"]],
@@ -77,11 +77,16 @@ def _time_points(runs: pd.DataFrame, split: str) -> pd.DataFrame:
             "stack": runs["recompute"].to_numpy(),
             "measured": measured,
             "predicted": predicted,
-            "lower": predicted / spread,
-            "upper": predicted * spread,
             "calibration": calibration,
+            "family": np.where(zero3, "training sharded", "training"),
+            "unit": runs["source"].to_numpy(),
+            # Another publication is another code, model and machine room: one draw among publications.
+            "basis": "other generation",
+            "chip": runs["source"].to_numpy(),
+            "architecture": "",
         }
     )
+    return with_intervals(points, "training", split)
 
 
 def fit_efficiency(runs: pd.DataFrame, measured: np.ndarray) -> float:
@@ -267,8 +272,6 @@ def _memory_points(memory: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
                 "stack": "",
                 "measured": row.param_opt_GiB * 2**30,
                 "predicted": predicted,
-                "lower": predicted,
-                "upper": predicted,
                 "calibration": "datasheet",
             }
         )

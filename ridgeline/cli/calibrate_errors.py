@@ -1,0 +1,26 @@
+"""`ridgeline calibrate-errors --data DIR --out FILE`: learn the error laws behind every interval from what refits left out."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def calibrate_errors(
+    out: Annotated[Path, typer.Option(help="TOML file to write, e.g. profiles/constants/error_laws.toml.")],
+    data: Annotated[Path | None, typer.Option(help="Folder with the measurements (default: $RIDGELINE_DATA).")] = None,
+) -> None:
+    """Learn calibrated error intervals from measurements that refits leave out (minutes)."""
+    from rich.console import Console
+
+    from profiles.data_folder import data_folder
+    from ridgeline.error_calibration import calibrate_errors as learn
+
+    folder = data_folder() if data is None else data
+    if not folder.is_dir():
+        raise ValueError(f"--data: {folder} is not a folder")
+    if not out.parent.is_dir():
+        raise ValueError(f"--out: {out.parent} is not a folder")
+    text = learn(folder, progress=lambda line: Console(stderr=True).print(line, highlight=False))
+    out.write_text(text, encoding="utf-8")
+    print(f"{text.count('level = ')} laws: {out}")
