@@ -14,11 +14,11 @@ from composition import (
     write_chrome_trace,
 )
 from composition.inter_kernel import EngineOverheads
-from ridgeline.prediction import Prediction, kernel_estimator
+from ridgeline.prediction import Prediction
 from workloads import Batch, TransformerModel
 
 
-def save_phase_trace(prediction: Prediction, path: Path, *, estimator: str = "tiles", stack: str = "vllm") -> None:
+def save_phase_trace(prediction: Prediction, path: Path) -> None:
     """Write the prefill pass and, behind it, one decode pass half way through the output of a scalar `prediction`.
 
     Every operator run is an event, one row per pipeline stage for kernels and one for the network; nothing overlaps.
@@ -31,7 +31,7 @@ def save_phase_trace(prediction: Prediction, path: Path, *, estimator: str = "ti
         )
     if np.size(prediction.request_s) != 1:
         raise ValueError(f"--trace: {np.size(prediction.request_s)} configurations; expected one")
-    models = operator_models(kernel_estimator(estimator, stack), name=prediction.estimator)
+    models = operator_models(prediction.kernels, name=prediction.estimator)
     tokens, output = float(np.ravel(prediction.input_tokens)[0]), float(np.ravel(prediction.output_tokens)[0])
     batch = float(np.ravel(prediction.batch)[0])
     passes = {"prefill": Batch.prefill_of(batch, tokens)}

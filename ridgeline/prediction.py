@@ -54,7 +54,8 @@ class Prediction:
     pass, the time per output token (0 without generation). `request_s`: both. `..._interval_s`: (low, high) of a calibrated 90 %
     interval, None where times are bounds; `..._estimate`: a phase with its error by source; `basis`: how the least certain
     constants were obtained. `requests_per_s`, `output_tokens_per_s`: of the whole deployment.
-    `needed_bytes`, `capacity_bytes` per device at the end of decode; `fits`. `estimator`: what predicted the kernels.
+    `needed_bytes`, `capacity_bytes` per device at the end of decode; `fits`. `estimator`: what predicted the
+    kernels, `kernels` itself as a function.
     `notes`: what a reader must know.
     """
 
@@ -83,6 +84,7 @@ class Prediction:
     fits: Array
     reason: Array
     estimator: str
+    kernels: Estimator
     notes: tuple[str, ...]
 
     @property
@@ -239,6 +241,7 @@ def predict(
         fits=fits,
         reason=reason,
         estimator=f"tiles ({stack})" if estimator == "tiles" and is_gpu(chip) else "roofline",
+        kernels=kernels,
         notes=_notes(spec, chip, parallelism, input_tokens, output_tokens, estimator, stack, calibrated),
     )
 

@@ -65,7 +65,7 @@ def predict(
     if trace is not None:
         from ridgeline.phase_trace import save_phase_trace
 
-        save_phase_trace(prediction, trace, estimator=estimator, stack=stack)
+        save_phase_trace(prediction, trace)
     if json:
         print(dumps(report.prediction_json(prediction), indent=1))
     else:

@@ -12,6 +12,7 @@ a message and contributes no points, so that the rows of a split are all honest.
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -56,7 +57,7 @@ def validate(data: Path, *, split: str) -> Validation:
     return Validation(level="kernels", points=pd.concat(frames, ignore_index=True), messages=messages)
 
 
-def _family(part: str, points: pd.DataFrame) -> pd.Series:
+def _family(part: str, points: Any) -> Any:
     """The operator family that error laws go by: prefill, decode and latent attention err differently."""
     if part != "attention":
         return pd.Series("eager forward" if part == "whole models" else part, index=points.index)

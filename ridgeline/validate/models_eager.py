@@ -83,7 +83,7 @@ def _residuals(folder: Path, gpu: str, group: str) -> tuple[np.ndarray, np.ndarr
     """Log shapes and ln(measured / predicted) of the measured kernels of `group` on `gpu`."""
     chip = device(gpu)
     if group in ("bmm", "linear"):
-        rows = pd.read_parquet(folder / "gemm.parquet", filters=[("gpu", "==", gpu), ("dtype", "==", "fp32")])
+        rows: Any = pd.read_parquet(folder / "gemm.parquet", filters=[("gpu", "==", gpu), ("dtype", "==", "fp32")])
         rows = rows[(rows["op"] == "bmm") == (group == "bmm")]
         rows = rows[rows["latency_us"] > LEAST_S * 1e6]
         rows = rows.sample(min(len(rows), 1500), random_state=0)

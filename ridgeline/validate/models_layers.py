@@ -67,7 +67,7 @@ def decode_iterations(folder: Path, run: str) -> Iterations:
     entry = known[run]
     if entry["data_parallel_size"] != 1:
         raise ValueError(f"run: {run!r} has {entry['data_parallel_size']} replicas; expected one")
-    ticks = pd.read_csv(folder / f"vllm_runs/{run.replace('/', '__')}__timeseries.csv")
+    ticks: Any = pd.read_csv(folder / f"vllm_runs/{run.replace('/', '__')}__timeseries.csv")
     # A tick averages over the second before it; the one after a prompt still contains some of it.
     quiet = (ticks["prompt_throughput"] == 0) & (ticks["prompt_throughput"].shift(1, fill_value=1.0) == 0)
     ticks = ticks[quiet & (ticks["running"] > 0) & (ticks["gen_throughput"] > 0)]
@@ -103,7 +103,7 @@ def _predicted(
     model: str, gpu: str, tp: int, running: np.ndarray, context: np.ndarray
 ) -> tuple[tuple[str, ...], np.ndarray, np.ndarray, np.ndarray]:
     """Names, seconds of one run [kernels, iterations], counts [kernels, 1] and the sum of collectives [iterations]."""
-    spec = workloads.load(model.rpartition("/")[2].lower())
+    spec: Any = workloads.load(model.rpartition("/")[2].lower())
     chip, one = hardware.load(gpu), tile_estimator(STACK)
     table = spec.phase(Batch.decode_of(running, context), Parallelism(tp=tp))
     names, seconds, counts, communication = [], [], [], np.zeros(len(running))

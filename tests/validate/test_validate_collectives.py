@@ -43,7 +43,7 @@ def overall(validation):
 def test_own_predictions_score_zero_and_a_bias_shows(tmp_path):
     nccl_rows().to_parquet(tmp_path / "collectives_nccl.parquet")
     row = overall(validate(tmp_path))
-    assert list(row) == [*FIELDS, "calibration"]
+    assert list(row) == [*FIELDS, "coverage90", "width90", "constant_width90", "calibration"]
     assert (row["n"], row["answered"], row["calibration"]) == (10, 10, "fitted")
     assert row["mape"] == pytest.approx(0.0, abs=1e-9)
     nccl_rows(factor=2.0).to_parquet(tmp_path / "collectives_nccl.parquet")
