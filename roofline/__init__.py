@@ -16,7 +16,7 @@ from roofline.collectives_algorithms import algorithm_time_s, best_algorithm_tim
 from roofline.collectives_astra import AstraSystem, astra_cycles
 from roofline.collectives_hierarchy import hierarchical_time
 from roofline.energy import EnergyCoefficients, energy_coefficients, energy_joules
-from roofline.kernel_time import REASON_SENTENCE, Bound, KernelTime, Reason, kernel_time
+from roofline.kernel_time import REASON_SENTENCE, Bound, KernelTime, Reason, faster, kernel_time
 from roofline.phase import Estimator, GroupTime, PhaseTime, operator_bound, phase_time
 from roofline.relax import Rounding, exact, smooth, straight_through
 
@@ -41,6 +41,7 @@ __all__ = [
     "energy_coefficients",
     "energy_joules",
     "exact",
+    "faster",
     "hierarchical_roofline",
     "hierarchical_time",
     "kernel_time",

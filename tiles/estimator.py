@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 
 from hardware.accelerator import Accelerator
-from roofline import KernelTime, kernel_time, operator_bound
+from roofline import KernelTime, faster, kernel_time, operator_bound
+from roofline.collectives import collective_time
 from roofline.relax import Rounding, exact
 from tiles.attention import attention_time
 from tiles.calibrated import Calibrated
@@ -21,6 +22,7 @@ from tiles.kernel_families import FamilySet, engine
 from tiles.linear_attention import linear_attention_time
 from tiles.memory_bound import memory_bound_constants, memory_bound_kernel, memory_bound_time
 from tiles.paper_chip import completed, is_gpu
+from workloads.numeric import namespace
 from workloads.operators import (
     Attention,
     Collective,
@@ -39,6 +41,9 @@ STACKS = ("vllm", "trtllm", "sglang")
 #: Formats whose measured GEMMs include the dynamic quantisation of their input; a separate `Quantise` in front of them costs
 #: nothing more.
 QUANTISED_IN_GEMM = ("fp8", "fp8_block", "nvfp4")
+#: The stacks' own all-reduce kernels (library families of `roofline.collective_time`) and the ranks they serve.
+ALL_REDUCE = {"vllm": "vLLM_custom_graph", "trtllm": "TRTLLM", "sglang": "SGLang_CustomAllReduce_graph"}
+MOST_OWN_RANKS = 8
 #: Element-wise kernels of an expert layer, which are part of its fused kernels as measured.
 IN_EXPERTS = ("experts_silu_mul", "experts_activation", "combine")
 
@@ -50,8 +55,10 @@ def tile_estimator(
 
     Dynamic quantisation is part of the GEMM it feeds, as it was measured. Convolutions in 16 bits or less are implicit GEMMs
     with the chip's GEMM constants (measured convolutions are fp32 only). Chips that are no GPUs get their bound (`is_gpu`).
-    What a short chip description lacks is filled in (`tiles.paper_chip`). Grouped GEMMs are halves of a fused expert layer
-    with its routing, permutation, activation and expert load (`grouped_gemm_time`).
+    What a short chip description lacks is filled in (`tiles.paper_chip`). Engines tune their choice of kernels, so the faster of
+    two holds where there are two: an all-reduce inside a node by the stack's own kernel or by NCCL; an expert layer as the fused
+    one that was measured, with its routing, permutation, activation and expert load (`grouped_gemm_time`), or as a batch of
+    equal GEMMs, one per expert hit, with the map behind it.
 
     `calibrated`: constants of one's own, taken before the shipped ones; its stack is known too.
 
@@ -66,7 +73,9 @@ def tile_estimator(
     maps = _captured(own.sets("memory_bound"), engine(stack))
 
     def time(op: Operator, chip: Accelerator) -> KernelTime:
-        if isinstance(op, (Collective, Transfer)):
+        if isinstance(op, Collective):
+            return _collective(op, chip, engine(stack))
+        if isinstance(op, Transfer):
             return operator_bound(op, chip)
         if isinstance(op, Quantise) and op.out_dtype in QUANTISED_IN_GEMM:
             return _nothing(op)
@@ -77,7 +86,8 @@ def tile_estimator(
         chip = completed(chip)
         if isinstance(op, GroupedGemm):
             constants = expert_constants(op, chip, stack, own.sets("moe"))[0]
-            return grouped_gemm_time(op, chip, constants, layer_share=0.5, rounding=rounding)
+            fused = grouped_gemm_time(op, chip, constants, layer_share=0.5, rounding=rounding)
+            return faster(fused, _batched(time, op, chip))
         if isinstance(op, Gemm) and sweep:
             return swept_gemm_time(op, chip, own.gemm_constants(chip, op, _gemm_stack(op, stack, own)))
         if isinstance(op, Gemm):
@@ -95,6 +105,32 @@ def tile_estimator(
         return memory_bound_time(op, chip, kernel, rounding=rounding)
 
     return time
+
+
+def _collective(op: Collective, chip: Accelerator, maker: str) -> KernelTime:
+    """NCCL's collective, or the stack's own all-reduce where it has one and is faster."""
+    usual = operator_bound(op, chip)
+    if op.op != "all_reduce" or op.scope != "scale_up" or maker not in ALL_REDUCE or not is_gpu(chip):
+        return usual
+    xp = namespace(op.ranks)
+    own = collective_time(op, chip, library=ALL_REDUCE[maker])
+    outside = xp.where(xp.asarray(op.ranks) > MOST_OWN_RANKS, xp.nan, 0.0)
+    return faster(usual, own._replace(total_s=own.total_s + outside))
+
+
+def _batched(time: Callable[[Operator, Accelerator], KernelTime], op: GroupedGemm, chip: Accelerator) -> KernelTime:
+    """The experts that receive tokens as a batch of GEMMs over their mean number of rows, and the map over its output."""
+    xp = namespace(op)
+    hit = xp.maximum(op.active_experts, 1e-9)
+    formats = {"dtype": op.dtype, "weight_dtype": op.weight_dtype, "out_dtype": op.out_dtype}
+    product = time(Gemm(m=op.rows / hit, n=op.n, k=op.k, batch=hit, **formats), chip)
+    beside = time(Elementwise(elements=op.rows * op.n, inputs=2, dtype=op.out_dtype or "bf16", name="silu_mul"), chip)
+    return product._replace(
+        total_s=product.total_s + beside.total_s,
+        memory_s=product.memory_s + beside.memory_s,
+        launch_s=product.launch_s + beside.launch_s,
+        bytes=product.bytes + beside.bytes,
+    )
 
 
 def _captured(sets: Sequence[FamilySet], maker: str) -> tuple[FamilySet, ...]:

@@ -25,7 +25,9 @@ SIDE_BYTES = 2.0
 #: Row tiles per expert that are counted one by one; beyond, a tile more or less of many is an average.
 _COUNTED_TILES = 8
 #: Kernels of an expert layer with gate and up projections, as measured tables name them, preferred first.
-VARIANTS = ("cutlass", "deepgemm", "triton", "marlin", "torch")
+VARIANTS = ("cutlass", "deepgemm", "triton", "marlin")
+#: Variants put together from eager calls (20-80 us before the first product): what engines do not run. Last resort.
+EAGER_VARIANTS = ("torch",)
 #: (activations, weights) -> format as measured tables name it, where it is not the activations' own.
 WEIGHT_ONLY = {
     ("bf16", "int4"): "int4_wo",
@@ -34,6 +36,8 @@ WEIGHT_ONLY = {
     ("fp8", "mxfp4"): "w4a8_mxfp4_mxfp8",
     ("fp8", "int4"): "w4afp8",
 }
+#: Formats whose kernels stand in for one that was measured in eager variants only: as many bits of weights first.
+NEAREST_LABEL = {"w4a16_mxfp4": ("nvfp4", "bf16"), "w4a8_mxfp4_mxfp8": ("nvfp4", "fp8")}
 
 
 def expert_constants(
@@ -44,12 +48,16 @@ def expert_constants(
     available = shipped_sets("moe") if sets is None else sets
     dtype, weight = canonical_dtype(op.dtype), canonical_dtype(op.weight_dtype or op.dtype)
     label = WEIGHT_ONLY.get((dtype, weight), dtype)
-    kernels = [f"{label}/{variant}" for variant in VARIANTS]
+    labels = (label, *NEAREST_LABEL.get(label, ()))
+    kernels = [f"{name}/{variant}" for name in labels for variant in VARIANTS]
     own = constants_architecture(chip)
     for architecture in (own, None):
         for kernel in kernels:
             if any(s.kernel == kernel and architecture in (None, s.architecture) for s in available):
                 return moe_constants(kernel, chip, stack, available)
+    for kernel in (f"{label}/{variant}" for variant in EAGER_VARIANTS):
+        if any(s.kernel == kernel for s in available):
+            return moe_constants(kernel, chip, stack, available)
     return moe_constants(kernels[0], chip, stack, available)
 
 
