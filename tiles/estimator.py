@@ -44,6 +44,8 @@ QUANTISED_IN_GEMM = ("fp8", "fp8_block", "nvfp4")
 #: The stacks' own all-reduce kernels (library families of `roofline.collective_time`) and the ranks they serve.
 ALL_REDUCE = {"vllm": "vLLM_custom_graph", "trtllm": "TRTLLM", "sglang": "SGLang_CustomAllReduce_graph"}
 MOST_OWN_RANKS = 8
+#: Rows per expert up to which engines have kernels of their own for an expert layer, faster than the measured grouped ones.
+FEW_ROWS = 16.0
 #: Element-wise kernels of an expert layer, which are part of its fused kernels as measured.
 IN_EXPERTS = ("experts_silu_mul", "experts_activation", "combine")
 
@@ -57,8 +59,8 @@ def tile_estimator(
     with the chip's GEMM constants (measured convolutions are fp32 only). Chips that are no GPUs get their bound (`is_gpu`).
     What a short chip description lacks is filled in (`tiles.paper_chip`). Engines tune their choice of kernels, so the faster of
     two holds where there are two: an all-reduce inside a node by the stack's own kernel or by NCCL; an expert layer as the fused
-    one that was measured, with its routing, permutation, activation and expert load (`grouped_gemm_time`), or as a batch of
-    equal GEMMs, one per expert hit, with the map behind it.
+    one that was measured, with its routing, permutation, activation and expert load (`grouped_gemm_time`), or, for a few rows
+    per expert, as a batch of equal GEMMs, one per expert hit, with the map behind it.
 
     `calibrated`: constants of one's own, taken before the shipped ones; its stack is known too.
 
@@ -119,14 +121,16 @@ def _collective(op: Collective, chip: Accelerator, maker: str) -> KernelTime:
 
 
 def _batched(time: Callable[[Operator, Accelerator], KernelTime], op: GroupedGemm, chip: Accelerator) -> KernelTime:
-    """The experts that receive tokens as a batch of GEMMs over their mean number of rows, and the map over its output."""
+    """The experts that receive tokens as a batch of GEMMs over their mean number of rows, and the map over its output; NaN
+    seconds beyond `FEW_ROWS`."""
     xp = namespace(op)
     hit = xp.maximum(op.active_experts, 1e-9)
     formats = {"dtype": op.dtype, "weight_dtype": op.weight_dtype, "out_dtype": op.out_dtype}
+    few = xp.where(xp.asarray(op.rows / hit) <= FEW_ROWS, 0.0, xp.nan)
     product = time(Gemm(m=op.rows / hit, n=op.n, k=op.k, batch=hit, **formats), chip)
     beside = time(Elementwise(elements=op.rows * op.n, inputs=2, dtype=op.out_dtype or "bf16", name="silu_mul"), chip)
     return product._replace(
-        total_s=product.total_s + beside.total_s,
+        total_s=product.total_s + beside.total_s + few,
         memory_s=product.memory_s + beside.memory_s,
         launch_s=product.launch_s + beside.launch_s,
         bytes=product.bytes + beside.bytes,

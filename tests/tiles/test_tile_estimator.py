@@ -7,13 +7,13 @@ import pytest
 
 import hardware
 import workloads
-from roofline import phase_time, roofline_time
-from tiles.estimator import STACKS, tile_estimator
+from roofline import operator_bound, phase_time, roofline_time
+from tiles.estimator import FEW_ROWS, STACKS, tile_estimator
 from tiles.grouped_gemm import expert_constants, routed_load
 from tiles.moe import TILE_M, MoeLayer, moe_time
 from tiles.moe_load import expert_load
 from workloads import Batch, Gemm, Parallelism
-from workloads.operators import Elementwise, GroupedGemm
+from workloads.operators import Collective, Elementwise, GroupedGemm
 
 H100 = hardware.load("h100_sxm")
 
@@ -26,7 +26,18 @@ def test_every_operator_of_a_model_is_answered_above_its_bound(name, phase):
     tiles, bound = phase_time(table, H100, estimator=tile_estimator()), phase_time(table, H100)
     assert np.isfinite(tiles.total_s).all() == np.isfinite(bound.total_s).all()
     if np.isfinite(bound.total_s).all():
-        assert tiles.total_s > bound.total_s
+        # A collective's reference is NCCL as fitted, no bound: the stack's own kernels may be faster.
+        computed = [g for g in range(len(bound.groups)) if bound.groups[g].kind != "collective"]
+        assert sum(tiles.groups[g].total_s for g in computed) > sum(bound.groups[g].total_s for g in computed)
+
+
+def test_all_reduces_are_never_slower_than_nccl_and_experts_never_slower_than_the_measured_kernel():
+    sizes = np.array([1e4, 1e5, 1e6, 1e7, 1e8])
+    for ranks in (2.0, 8.0, 16.0):
+        op = Collective(op="all_reduce", payload_bytes=sizes, ranks=ranks, scope="scale_up")
+        own, usual = tile_estimator("vllm")(op, H100).total_s, operator_bound(op, H100).total_s
+        assert np.all(own <= usual)
+        assert np.any(own < usual) == (ranks <= 8)
 
 
 def test_stacks_differ_and_unknown_ones_are_refused():
@@ -66,7 +77,9 @@ def test_the_operators_of_an_expert_layer_add_up_to_the_fused_layer(dtype):
     layer = MoeLayer(tokens, hidden, inter, float(experts), top_k)
     constants = expert_constants(up, H100, "trtllm")[0]
     fused = moe_time(layer, routed_load(up), H100, constants, dtype=dtype).total_s
-    np.testing.assert_allclose(total, fused, rtol=0.03)
+    rows = up.rows / up.active_experts
+    np.testing.assert_allclose(total[rows > FEW_ROWS], fused[rows > FEW_ROWS], rtol=0.03)
+    assert np.all(total <= 1.03 * fused)
 
 
 def test_random_routing_counts_what_drawing_counts():
