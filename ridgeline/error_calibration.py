@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from profiles.error_law import replaced_laws
+from profiles.error_law import replaced_laws, shipped_laws
 from profiles.error_law_fit import fit_laws, laws_toml
 from ridgeline.validate.intervals import residuals_of
 from ridgeline.validate.levels import load_level
@@ -30,14 +30,22 @@ COMPOSED: tuple[tuple[str, str], ...] = (("models", "none"), ("models", "gpu"))
 LEVELS = {"kernels": "kernel", "collectives": "collective", "training": "training", "models": "model"}
 
 
-def calibrate_errors(data: Path, *, progress: Callable[[str], None] | None = None) -> str:
+def calibrate_errors(data: Path, *, only: Sequence[str] = (), progress: Callable[[str], None] | None = None) -> str:
     """TOML text of the laws learned from the measurements under `data` (the folder that holds kernels/, collectives/, ...).
 
-    `ValueError` where a level finds no measurements.
+    `only`: validation levels to learn anew; the shipped laws of the others are kept (default: learn all). `ValueError` for an
+    unknown level and where a level finds no measurements.
     """
-    single = fit_laws(_residuals(data, SINGLE, progress))
+    for name in only:
+        if name not in LEVELS:
+            raise ValueError(f"--only: {name!r} is not a level with error laws (known: {', '.join(LEVELS)})")
+    wanted = tuple(only) or tuple(LEVELS)
+    kept = [law for law in shipped_laws().laws if law.level not in {LEVELS[name] for name in wanted}]
+    sources = [pair for pair in SINGLE if pair[0] in wanted]
+    composed_sources = [pair for pair in COMPOSED if pair[0] in wanted]
+    single = kept + (fit_laws(_residuals(data, sources, progress)) if sources else [])
     with replaced_laws(single):
-        composed = fit_laws(_residuals(data, COMPOSED, progress))
+        composed = fit_laws(_residuals(data, composed_sources, progress)) if composed_sources else []
     learned_on = ", ".join(f"{level} ({split})" for level, split in (*SINGLE, *COMPOSED))
     return laws_toml([*single, *composed], date=datetime.date.today().isoformat(), data=learned_on)
 

@@ -9,6 +9,7 @@ import typer
 def calibrate_errors(
     out: Annotated[Path, typer.Option(help="TOML file to write, e.g. profiles/constants/error_laws.toml.")],
     data: Annotated[Path | None, typer.Option(help="Folder with the measurements (default: $RIDGELINE_DATA).")] = None,
+    only: Annotated[str, typer.Option(help="Levels to learn anew, comma-separated; other laws are kept.")] = "",
 ) -> None:
     """Learn calibrated error intervals from measurements that refits leave out (minutes)."""
     from rich.console import Console
@@ -21,6 +22,10 @@ def calibrate_errors(
         raise ValueError(f"--data: {folder} is not a folder")
     if not out.parent.is_dir():
         raise ValueError(f"--out: {out.parent} is not a folder")
-    text = learn(folder, progress=lambda line: Console(stderr=True).print(line, highlight=False))
+    text = learn(
+        folder,
+        only=[name.strip() for name in only.split(",") if name.strip()],
+        progress=lambda line: Console(stderr=True).print(line, highlight=False),
+    )
     out.write_text(text, encoding="utf-8")
     print(f"{text.count('level = ')} laws: {out}")
