@@ -23,6 +23,7 @@ RUNS: tuple[tuple[str, str], ...] = (
     ("training", "none"),
     ("models", "none"),
     ("dataflow", "none"),
+    ("serving", "none"),
     ("training", "source"),
     ("models", "model"),
     ("models", "gpu"),
