@@ -16,8 +16,10 @@ from workloads.numeric import Array, namespace
 UNKNOWN_DEVIATION = 0.4
 
 
-def calibrated_phase(times: PhaseTime, laws: Sequence[ErrorLaw | None], *, mean_axis: bool = False) -> Estimate:
-    """The serial sum of `times` with its error, one law per group.
+def calibrated_phase(
+    times: PhaseTime, laws: Sequence[ErrorLaw | None], *, mean_axis: bool = False, phase: str = "phase"
+) -> Estimate:
+    """The serial sum of `times` with its error, one law per group. Shapes of another `phase` are other shapes.
 
     `mean_axis`: times have an axis of sampled contexts behind the operators', [operators, contexts, ...]; the estimate is of
     their mean, errors of one operator being the same at every context.
@@ -34,7 +36,7 @@ def calibrated_phase(times: PhaseTime, laws: Sequence[ErrorLaw | None], *, mean_
             single = time_s / xp.maximum(xp.mean(xp.asarray(group.count), axis=1), 1e-12) if mean_axis else time_s
             shared, private = law.shared, law.private_at(single)
             source = f"{law.key.family or 'any'} {law.key.dtype}".strip()
-        parts.append(estimate(time_s, {source: shared}, private, count=count, label=f"{group.kind} {index}"))
+        parts.append(estimate(time_s, {source: shared}, private, count=count, label=f"{phase}: {group.kind} {index}"))
     return serial(*parts)
 
 

@@ -60,7 +60,7 @@ def phase_error(
         law, basis = operator_law(group.operator, chip, stack, phase)
         laws.append(law)
         bases.append(basis)
-    return calibrated_phase(times, laws, mean_axis=mean_axis), _weakest(times, bases)
+    return calibrated_phase(times, laws, mean_axis=mean_axis, phase=phase), _weakest(times, bases)
 
 
 def phase_interval(whole: Estimate, basis: str, family: str = "eager forward") -> tuple[Array, Array]:
@@ -78,7 +78,7 @@ def phase_interval(whole: Estimate, basis: str, family: str = "eager forward") -
 
 
 def request_estimate(prefill: Estimate, decode: Estimate, steps: Array) -> Estimate:
-    """Prefill and `steps` decode passes: equal sources and shapes err together."""
+    """Prefill and `steps` decode passes: equal sources err together, shapes of the two phases apart."""
     return serial(prefill, decode.repeated(steps))
 
 

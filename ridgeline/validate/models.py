@@ -21,6 +21,7 @@ from ridgeline.prediction import predict
 from ridgeline.validate.intervals import with_intervals
 from ridgeline.validate.kernels_e2e import e2e_points
 from ridgeline.validate.report import Validation, track
+from ridgeline.validate.serving_points import FORMATS, parallelism, served_model
 from ridgeline.validate.tables import FLAG, NUMBER, TEXT, find_table, measured_or_nan, read_table
 
 SPLITS = ("none", "model", "gpu")
@@ -30,12 +31,20 @@ MOST_IN_FLIGHT = 16
 MOST_PROMPT_SHARE = 0.1
 _NUMBERS = ("isl", "osl", "concurrency", "tp_size", "pp_size", "attention_dp_size", "moe_ep_size", "silicon_tpot_ms")
 _SERVING = {name: NUMBER for name in _NUMBERS} | {"clean": FLAG}
-_SERVING |= {name: TEXT for name in ("system", "backend", "model", "prec", "gemm_quant_mode", "mode")}
+_SERVING_TEXT = (
+    "system",
+    "backend",
+    "model",
+    "model_path",
+    "model_kind",
+    "prec",
+    "gemm_quant_mode",
+    "moe_quant_mode",
+    "mode",
+)
+_SERVING |= {name: TEXT for name in _SERVING_TEXT}
 _FACTS = {name: NUMBER for name in ("batch", "prompt", "gen", "tp", "model_B", "prefill_ms", "decode_ms_per_tok")}
 _FACTS |= {"gpu": TEXT, "source": TEXT}
-#: Names of serving runs that are not the catalogue's in lower case.
-_MODELS = {"DeepSeek-V3/R1": "deepseek-r1"}
-_FORMATS = {"nvfp4": "nvfp4", "fp8": "fp8", "fp8_block": "fp8_block", "int4_wo": "int4"}
 
 
 def validate(data: Path, *, split: str = "none") -> Validation:
@@ -70,8 +79,8 @@ def decode_points(data: Path) -> tuple[pd.DataFrame, list[str]]:
     frame: Any = read_table(path, _SERVING)
     few = frame[frame["clean"].astype(bool) & (frame["mode"] != "disagg") & (frame["concurrency"] <= MOST_IN_FLIGHT)]
     parts = []
-    keys = ["model", "prec", "gemm_quant_mode", "system", "backend", "tp_size", "moe_ep_size"]
-    keys += ["attention_dp_size", "pp_size"]
+    keys = ["model", "model_path", "model_kind", "prec", "gemm_quant_mode", "moe_quant_mode", "system", "backend"]
+    keys += ["tp_size", "moe_ep_size", "attention_dp_size", "pp_size"]
     for values, rows in track(list(few.groupby(keys, sort=True, dropna=False)), "decode steps"):
         parts.append(_predicted_steps(dict(zip(keys, values)), rows))
     if not parts:
@@ -86,14 +95,16 @@ def _predicted_steps(group: dict[str, Any], rows: Any) -> pd.DataFrame:
     count = len(rows)
     predicted, share, calibration = np.full(count, np.nan), np.zeros(count), "none"
     try:
+        model, layout = served_model(group), parallelism(group)
+        if model is None:
+            raise ValueError(f"model: {group['model_path']!r} is not built in")
         answer = predict(
-            _MODELS.get(group["model"], group["model"].lower()),
+            model,
             on=group["system"],
-            tp=_degree(group["tp_size"]),
-            pp=_degree(group["pp_size"]),
-            ep=_degree(group["moe_ep_size"]),
-            dp=_degree(group["attention_dp_size"]),
-            dtype=_FORMATS.get(group["gemm_quant_mode"]),
+            tp=layout.tp,
+            pp=layout.pp,
+            ep=layout.ep,
+            dp=layout.dp,
             batch=rows["concurrency"].to_numpy(float),
             # Lengths are uniform in [0.8, 1] of the nominal.
             input_tokens=0.9 * rows["isl"].to_numpy(float),
@@ -113,7 +124,7 @@ def _predicted_steps(group: dict[str, Any], rows: Any) -> pd.DataFrame:
         {
             "op": "decode_step",
             "gpu": group["system"],
-            "dtype": group["gemm_quant_mode"] if group["gemm_quant_mode"] in _FORMATS else "bf16",
+            "dtype": group["gemm_quant_mode"] if group["gemm_quant_mode"] in FORMATS else "bf16",
             "stack": group["backend"],
             "measured": measured * 1e-3,
             "predicted": predicted,
@@ -171,10 +182,6 @@ def fact_points(data: Path) -> tuple[pd.DataFrame, list[str]]:
 
 #: GPUs as publications write them.
 _CHIPS = {"A100-40GB": "NVIDIA A100-SXM4-40GB"}
-
-
-def _degree(value: Any) -> int:
-    return int(value) if value == value and value >= 1 else 1
 
 
 def _folder(data: Path, name: str) -> Path:

@@ -143,3 +143,11 @@ def test_pictures_are_drawn():
     parity_plot([1.0, 2.0], [1.1, 1.9], lower_s=[0.9, 1.8], upper_s=[1.2, 2.2], ax=axes[2])
     assert axes[2].get_xscale() == "log"
     plt.close(figure)
+
+
+def test_phases_with_other_numbers_of_operators_add_up():
+    import ridgeline as rl
+
+    found = rl.predict("kimi-k2.5", on="b200_sxm", tp=8, dtype="nvfp4", batch=4, input_tokens=100, output_tokens=4)
+    low, high = found.request_interval_s
+    assert low < found.request_s < high
