@@ -43,7 +43,7 @@ def networks(path: Path) -> dict[str, Network]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    default = Path(os.environ.get("RIDGELINE_DATA", "../shared/data")) / "dataflow"
+    default = Path(os.environ.get("RIDGELINE_DATA", "../shared/data"))
     parser.add_argument("--data", type=Path, default=default)
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--full", action="store_true", help="5 seeds")
@@ -51,7 +51,8 @@ def main() -> None:
     parser.add_argument("--optimum", action="store_true")
     parser.add_argument("--no-random", action="store_true")
     options = parser.parse_args()
-    table = networks(options.data / "dosa" / "workloads.csv")
+    inside = options.data / "dataflow"
+    table = networks((inside if inside.is_dir() else options.data) / "dosa" / "workloads.csv")
     chosen = {name: table[name] for name in options.networks or table}
     print(f"layer-gradients per second: {gradient_speed(next(iter(table.values()))):,.0f}")
     seeds = 5 if options.full else options.seeds

@@ -36,6 +36,7 @@ class Simulation:
     law: PhaseLaw
     kv_tokens: float
     served: Served
+    load: str
     notes: tuple[str, ...]
 
     @property
@@ -52,10 +53,10 @@ def simulate(
     trace: str | Path | None = None,
     rate_per_s: float | None = None,
     concurrency: int = 0,
-    requests: int = 200,
-    input_tokens: int = 1024,
-    output_tokens: int = 256,
-    spread: float = 0.0,
+    requests: int | None = None,
+    input_tokens: int | None = None,
+    output_tokens: int | None = None,
+    spread: float | None = None,
     tp: int = 1,
     pp: int = 1,
     ep: int = 1,
@@ -68,8 +69,9 @@ def simulate(
     max_batched_tokens: int | None = None,
     seed: int = 0,
 ) -> Simulation:
-    """Serve a `trace` file, or `requests` requests of `input_tokens` and `output_tokens` (uniform in [1 - `spread`, 1] of
-    them) arriving at `rate_per_s` or kept `concurrency` in flight. Exactly one of the three loads must be given.
+    """Serve a `trace` file, or `requests` (200) requests of `input_tokens` (1024) and `output_tokens` (256; uniform in
+    [1 - `spread`, 1] of them) arriving at `rate_per_s` or kept `concurrency` in flight. Exactly one of the three loads
+    must be given.
 
     Raises `ValueError` for unknown names, a model that does not fit, and a load that is not one of the three.
     """
@@ -115,7 +117,7 @@ def simulate(
     served = replay(load, law, own, deployment, concurrency=concurrency)
     return Simulation(
         model=described, chip=chip, parallelism=parallelism, deployment=deployment, engine=known, law=law,
-        kv_tokens=kv_tokens, served=served, notes=_notes(known, served),
+        kv_tokens=kv_tokens, served=served, load=_described(trace, rate_per_s, concurrency), notes=_notes(known, served, trace),
     )  # fmt: skip
 
 
@@ -129,12 +131,22 @@ def _load(trace, rate_per_s, concurrency, requests, input_tokens, output_tokens,
         )
         if on
     ]
+    if not seed >= 0:
+        raise ValueError(f"seed: {seed!r}; expected 0 or more")
+    if concurrency < 0:
+        raise ValueError(f"concurrency: {concurrency!r}; expected at least 1")
     if len(given) != 1:
         raise ValueError(
             f"load: expected exactly one of trace, rate and concurrency; given: {', '.join(given) or 'none'}"
         )
+    lengths = {"requests": requests, "input": input_tokens, "output": output_tokens, "spread": spread}
     if trace is not None:
+        if extra := [name for name, value in lengths.items() if value is not None]:
+            raise ValueError(f"{extra[0]}: cannot be combined with a trace, which has its own requests")
         return read_requests(trace)
+    requests, input_tokens, output_tokens, spread = (
+        default if value is None else value for value, default in zip(lengths.values(), (200, 1024, 256, 0.0))
+    )
     if not requests >= 1:
         raise ValueError(f"requests: {requests!r}; expected at least 1")
     if not 0.0 <= spread < 1.0:
@@ -147,8 +159,16 @@ def _load(trace, rate_per_s, concurrency, requests, input_tokens, output_tokens,
     return Requests.of(0.0, prompts, outputs)
 
 
-def _notes(known: KnownEngine, served: Served) -> tuple[str, ...]:
+def _described(trace: str | Path | None, rate_per_s: float | None, concurrency: int) -> str:
+    if trace is not None:
+        return f"trace {Path(trace).name}"
+    return f"{rate_per_s:g} requests/s" if rate_per_s is not None else f"{concurrency} in flight"
+
+
+def _notes(known: KnownEngine, served: Served, trace: str | Path | None) -> tuple[str, ...]:
     notes = ["kernels from closed forms; iteration times without variation; prefix cache off"]
+    if trace is not None and not served.requests.arrival_s.any():
+        notes.append("the trace has no arrival times (column arrival_s): all requests arrive at once")
     if not any((known.overheads.iteration_s, known.overheads.sequence_s, known.overheads.request_s)):
         notes.append(f"engine {known.name}: no overheads fitted, host and scheduler time are not in these numbers")
     if served.refused.any():

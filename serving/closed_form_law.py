@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from hardware.accelerator import Accelerator
+from roofline.kernel_time import REASON_SENTENCE, Reason
 from roofline.phase import Estimator, GroupTime, phase_time
 from serving.phase_law import PhaseLaw, Tables, as_tables
 from workloads import Batch, Parallelism
@@ -59,9 +60,7 @@ def closed_form_law(
     def groups(batch: Batch) -> tuple[GroupTime, ...]:
         timed = phase_time(model.phase(batch, parallelism, kv_dtype=kv_dtype), chip, estimator=estimator)
         if not np.all(np.isfinite(timed.total_s)):
-            raise ValueError(
-                f"{model.name} on {chip.name}: a shape does not divide by {parallelism}, or has no estimate"
-            )
+            raise ValueError(_why_not(model, chip, parallelism, batch, kv_dtype, timed.groups))
         return timed.groups
 
     prompt = groups(Batch.prefill_of(1.0, tokens, 0.0))
@@ -87,6 +86,20 @@ def closed_form_law(
             mixed_s=_row(mixed_factor * decode_s), group_tokens=np.array([0.0, 1.0]), group_s=np.zeros(2),
         ))
     )  # fmt: skip
+
+
+def _why_not(model, chip, parallelism, batch, kv_dtype, groups) -> str:
+    """Why a deployment has no law: degrees that do not divide, or the first operator without an estimate."""
+    p = parallelism
+    degrees = ", ".join(f"{name} {float(getattr(p, name)):g}" for name in ("tp", "pp", "ep", "dp"))
+    if not np.all(model.phase(batch, p, kv_dtype=kv_dtype).divisible):
+        return f"{model.name} does not divide over {degrees} (heads, experts, layers or devices)"
+    for group in groups:
+        codes = np.ravel(np.asarray(group.one.reason))
+        if np.any(codes != Reason.OK.value):
+            reason = Reason(int(codes[codes != Reason.OK.value][0]))
+            return f"{model.name} on {chip.name}: {group.names[0]}: {REASON_SENTENCE[reason]}"
+    return f"{model.name} on {chip.name} with {degrees}: no estimate"
 
 
 def _tokens(most: int) -> np.ndarray:

@@ -20,6 +20,8 @@ from serving.phase_law import PhaseLaw, as_tables
 from serving.replay_loop import REJECTED, SERVED, LoopLimits, LoopRequests, LoopState, run
 from serving.requests import Requests
 
+#: Replicas one replay takes; more of them behave as this many do.
+MOST_REPLICAS = 4096
 METRICS = ("ttft_s", "tpot_s", "e2e_s")
 
 
@@ -114,8 +116,8 @@ def _check(requests: Requests, deployment: Deployment, concurrency: int) -> None
         raise ValueError("requests: empty; expected at least one request")
     if deployment.router not in ROUTERS:
         raise ValueError(f"deployment.router: {deployment.router!r} is unknown (known: {', '.join(ROUTERS)})")
-    if not deployment.replicas >= 1:
-        raise ValueError(f"deployment.replicas: {deployment.replicas!r}; expected at least 1")
+    if not 1 <= deployment.replicas <= MOST_REPLICAS:
+        raise ValueError(f"deployment.replicas: {deployment.replicas!r}; expected 1 to {MOST_REPLICAS}")
     if concurrency < 0:
         raise ValueError(f"concurrency: {concurrency!r}; expected 0 (open loop) or more")
 

@@ -16,6 +16,10 @@ COLUMNS = {
 }
 
 
+#: Seconds beyond which double precision no longer resolves microseconds.
+LATEST_S = 1e9
+
+
 @dataclass(frozen=True)
 class Requests:
     """Arrays [requests] in order of arrival: `arrival_s`, `input_tokens`, `output_tokens`, and `cached_tokens`, the part
@@ -51,6 +55,10 @@ class Requests:
                     f"requests[{first}].{name}: {values[first]}; expected a number of at least {least:g} "
                     f"({int(bad.sum())} of {len(values)} requests)"
                 )
+        if arrival.max() > LATEST_S:
+            raise ValueError(
+                f"requests[{int(arrival.argmax())}].arrival_s: {arrival.max():g}; expected at most {LATEST_S:g} s"
+            )
         by_time = np.argsort(arrival, kind="stable")
         prompt, output, cached = (
             np.ceil(a[by_time]).astype(np.int64) for a in (prompt, output, np.minimum(cached, prompt))
@@ -60,8 +68,8 @@ class Requests:
     @classmethod
     def poisson(cls, rate_per_s: float, input_tokens, output_tokens, seed: int = 0) -> "Requests":
         """As many requests as there are lengths, with independent exponential gaps."""
-        if not rate_per_s > 0.0:
-            raise ValueError(f"rate_per_s: {rate_per_s!r}; expected a positive rate")
+        if not 0.0 < rate_per_s < np.inf:
+            raise ValueError(f"rate_per_s: {rate_per_s!r}; expected a positive, finite rate")
         count = len(np.atleast_1d(input_tokens))
         gaps = np.random.default_rng(seed).exponential(1.0 / rate_per_s, count)
         return cls.of(np.cumsum(gaps), input_tokens, output_tokens)
@@ -90,7 +98,10 @@ def read_requests(path: str | Path) -> Requests:
     values = {}
     for name, column in found.items():
         given = isinstance(column, pd.Series)
-        values[name] = np.asarray(pd.to_numeric(column, errors="coerce"), dtype=float) if given else column
+        numbers = pd.to_numeric(column, errors="coerce") if given else column
+        if given and (wrong := np.flatnonzero(np.isnan(np.asarray(numbers, float)) & ~pd.isna(column))).size:
+            raise ValueError(f"{path}: {column.name}, row {wrong[0]}: {column.iloc[wrong[0]]!r} is not a number")
+        values[name] = np.asarray(numbers, dtype=float)
     arrivals = np.asarray(values["arrival_s"], dtype=float)
     if arrivals.ndim and len(arrivals) == 0:
         raise ValueError(f"{path}: no requests")
@@ -99,6 +110,8 @@ def read_requests(path: str | Path) -> Requests:
         raise ValueError(
             f"{path}: arrival_s runs backwards at request {int(backwards[0]) + 1} ({len(backwards)} negative gaps)"
         )
+    if arrivals.ndim and arrivals.max() > LATEST_S:  # calendar time: only the gaps matter
+        values["arrival_s"] = arrivals - arrivals[0]
     try:
         return Requests.of(values["arrival_s"], values["input_tokens"], values["output_tokens"])
     except ValueError as error:

@@ -17,13 +17,16 @@ def group() -> None:
 def simulate(
     model: Annotated[str, typer.Argument(help="Built-in name, folder with a config.json, or a config.json.")],
     on: Annotated[str, typer.Option(help="Chip: catalogue name or TOML file.")],
-    trace: Annotated[Path | None, typer.Option(help="Requests: Parquet or CSV with lengths and arrivals.")] = None,
+    trace: Annotated[
+        Path | None,
+        typer.Option(help="Parquet or CSV: input_tokens, output_tokens, arrival_s (without: all arrive at once)."),
+    ] = None,
     rate: Annotated[float | None, typer.Option(help="Poisson arrivals per second.")] = None,
     concurrency: Annotated[int, typer.Option(help="Closed loop: requests in flight.")] = 0,
-    requests: Annotated[int, typer.Option(help="Requests to send (without a trace).")] = 200,
-    input: Annotated[int, typer.Option(help="Prompt tokens per request.")] = 1024,
-    output: Annotated[int, typer.Option(help="Generated tokens per request.")] = 256,
-    spread: Annotated[float, typer.Option(help="Lengths uniform in [1 - spread, 1] of these.")] = 0.0,
+    requests: Annotated[int | None, typer.Option(help="Requests to send without a trace (200).")] = None,
+    input: Annotated[int | None, typer.Option(help="Prompt tokens per request without a trace (1024).")] = None,
+    output: Annotated[int | None, typer.Option(help="Generated tokens per request without a trace (256).")] = None,
+    spread: Annotated[float | None, typer.Option(help="Lengths uniform in [1 - spread, 1] of these (0).")] = None,
     engine: Annotated[str, typer.Option(help="Serving engine: vllm, trtllm, sglang, ...")] = "vllm",
     tp: Annotated[int, typer.Option(help="Tensor parallelism.")] = 1,
     pp: Annotated[int, typer.Option(help="Pipeline stages.")] = 1,
@@ -74,10 +77,13 @@ def as_json(found: Any) -> dict[str, Any]:
         "chip": found.chip.name,
         "devices": found.devices,
         "engine": found.engine.name,
+        "parallelism": {name: int(getattr(found.parallelism, name)) for name in ("tp", "pp", "ep", "dp")},
+        "replicas": found.deployment.replicas,
+        "load": found.load,
         "requests": len(served.requests),
         "refused": int(served.refused.sum()),
         "preemptions": int(served.preemptions.sum()),
-        "kv_tokens": found.kv_tokens,
+        "kv_tokens": int(found.kv_tokens),
         "makespan_s": served.makespan_s,
         "iterations": served.iterations,
         "output_tokens_per_s": None if served.makespan_s <= 0 else served.output_tokens_per_s,
@@ -126,14 +132,16 @@ def _picture(found: Any, path: Path) -> None:
         raise ValueError(
             f"--plot: {str(path)!r} is not a file to write; expected a path that ends in .png, .pdf or .svg"
         )
+    if not path.parent.is_dir():
+        raise ValueError(f"--plot: {str(path.parent)!r} is not a folder")
     if found.served.refused.all():
         raise ValueError("--plot: no request was served, there is nothing to draw")
     with plot_style():
         figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), constrained_layout=True)
         for metric, ax in zip(("ttft_s", "tpot_s"), axes):
             distribution_plot(found.served, metric, ax=ax)
+        figure.suptitle(f"{found.model.name} on {found.devices} x {found.chip.name}, {found.engine.name}, {found.load}")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
             figure.savefig(path)
         except (OSError, ValueError) as error:
             raise ValueError(f"--plot: {str(path)!r} cannot be written: {error}") from None

@@ -206,7 +206,7 @@ def _picture(found: Validation, path: Path) -> bool:
     points = points[good]
     if points.empty:
         return False
-    name = next(n for n in ("family", "op", "source") if n in points)
+    name = next((n for n in ("family", "op", "source") if n in points), found.group[0])
     if points[name].nunique() > 8:
         name = found.group[0]
     kinds = points[name].value_counts().index[:8]
@@ -221,8 +221,8 @@ def _picture(found: Validation, path: Path) -> bool:
             parity_plot(part["predicted"], part["measured"], label=str(kind), ax=ax, **bounds)
         ax.legend(fontsize=7, loc="upper left", frameon=False)
         ax.set_title(f"{found.level}: predicted against measured, 90 % intervals" if "lower" in points else found.level)
-        if "metric" in points:
+        if "metric" in points and found.level != "serving":
             ax.set(xlabel="recorded (cycles, joules, counts)", ylabel="predicted")
-        figure.savefig(path, dpi=80)
+        figure.savefig(path, dpi=110)
         plt.close(figure)
     return True

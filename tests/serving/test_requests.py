@@ -26,7 +26,7 @@ def test_reads_other_peoples_column_names(tmp_path):
         ({"arrival_s": [0.0], "input_toks": [5]}, "no column output_tokens"),
         ({"arrival_s": [1.0, 0.5], "input_toks": [5, 5], "output_toks": [1, 1]}, "runs backwards at request 1"),
         ({"arrival_s": [0.0], "input_toks": [0], "output_toks": [1]}, r"requests\[0\]\.input_tokens"),
-        ({"arrival_s": [0.0], "input_toks": ["many"], "output_toks": [1]}, r"requests\[0\]\.input_tokens"),
+        ({"arrival_s": [0.0], "input_toks": ["many"], "output_toks": [1]}, "input_toks, row 0: 'many' is not a number"),
         ({"arrival_s": [], "input_toks": [], "output_toks": []}, "no requests"),
     ],
 )
@@ -49,3 +49,12 @@ def test_poisson_has_its_rate():
     assert len(trace) / trace.arrival_s[-1] == pytest.approx(5.0, rel=0.05)
     with pytest.raises(ValueError, match="rate_per_s"):
         Requests.poisson(0.0, [10], 10)
+    with pytest.raises(ValueError, match="rate_per_s"):
+        Requests.poisson(float("inf"), [10], 10)
+
+
+def test_calendar_time_counts_from_the_first_request(tmp_path):
+    trace = read_requests(write(tmp_path, timestamp_s=[1.75e9, 1.75e9 + 2], input_toks=[10, 20], output_toks=[3, 4]))
+    assert list(trace.arrival_s) == [0.0, 2.0]
+    with pytest.raises(ValueError, match="arrival_s"):
+        Requests.of([1.75e9], 10, 3)

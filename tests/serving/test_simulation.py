@@ -45,6 +45,8 @@ def test_command_prints_json_and_draws(tmp_path, capsys):
     assert picture.stat().st_size > 1000
     assert answer["requests"] == 12
     assert answer["refused"] == 0
+    assert answer["load"] == "4 in flight"
+    assert answer["parallelism"] == {"tp": 1, "pp": 1, "ep": 1, "dp": 1}
     assert answer["metrics"]["ttft_s"]["p99"] >= answer["metrics"]["ttft_s"]["p50"]
 
 
@@ -59,8 +61,13 @@ def test_command_prints_json_and_draws(tmp_path, capsys):
         (["--rate", "1", "--replicas", "0"], "deployment.replicas"),
         (["--rate", "1", "--input", "0"], "requests[0].input_tokens"),
         (["--rate", "1", "--input", "200000"], "beyond the model's context"),
-        (["--trace", "nowhere.csv"], "no such file"),
+        (["--trace", "nowhere.csv"], "requests: cannot be combined with a trace"),
         (["--rate", "1", "--max-sequences", "0"], "engine.max_sequences"),
+        (["--rate", "1", "--replicas", "99999"], "deployment.replicas"),
+        (["--rate", "1", "--tp", "3"], "does not divide over tp 3"),
+        (["--concurrency", "-1"], "concurrency"),
+        (["--rate", "1", "--seed", "-1"], "seed"),
+        (["--rate", "1", "--plot", "no/such/folder/p.png"], "is not a folder"),
     ],
 )
 def test_bad_input_is_one_line_and_code_2(extra, message, capsys):
@@ -74,3 +81,19 @@ def test_a_model_that_does_not_fit(capsys):
     code, _, err = run(["serve", "simulate", "llama-3.1-70b", "--on", "h100_sxm", "--rate", "1"], capsys)
     assert code == 2
     assert "does not fit on 1 x h100_sxm" in err
+
+
+def test_a_trace_brings_its_own_lengths(tmp_path, capsys):
+    path = tmp_path / "trace.csv"
+    path.write_text("input_tokens,output_tokens\n64,4\n32,2\n")
+    command = ["serve", "simulate", "llama-3.1-8b", "--on", "h100_sxm", "--trace", str(path)]
+    code, out, _ = run([*command, "--json"], capsys)
+    answer = json.loads(out)
+    assert (code, answer["requests"]) == (0, 2)
+    assert any("no arrival times" in note for note in answer["notes"])
+    code, _, err = run([*command, "--input", "5"], capsys)
+    assert code == 2
+    assert "input: cannot be combined with a trace" in err
+    code, _, err = run([*command[:-1], "nowhere.csv"], capsys)
+    assert code == 2
+    assert "no such file" in err
