@@ -30,18 +30,21 @@ def swept_gemm_time(op: Gemm, chip: Accelerator, constants: GemmConstants) -> Ke
     evaluated once more, so the derivative costs little and is that of `gemm_time`.
 
     The loop compares in float32 and only the winner's time is computed in float64: of candidates equal to 1e-6 either may win.
-    `constants` and the chip's rates hold scalars. Outside JAX it is `gemm_time` itself.
+    `constants` hold scalars; the chip's numbers may be arrays that broadcast with the op's. Outside JAX it is `gemm_time` itself.
     """
     peak = matrix_rate(chip, op.dtype)
     if peak is None or namespace(op, chip) is not jnp:
         return gemm_time(op, chip, constants)
-    shape = jnp.broadcast_shapes(*(jnp.shape(x) for x in (op.m, op.n, op.k, op.batch)))
-    columns = [jnp.broadcast_to(jnp.asarray(x, float), shape).reshape(-1) for x in (op.m, op.n, op.k, op.batch)]
     fixed, leaves = jax.tree_util.tree_structure(chip), jax.tree_util.tree_leaves(chip)
-    still = jax.tree_util.tree_unflatten(fixed, [jax.lax.stop_gradient(leaf) for leaf in leaves])
-    inert = [jax.lax.stop_gradient(column) for column in columns]
-    copies = jnp.full_like(inert[0], jnp.inf)
-    _, index = _best(op, [*inert, copies], still, constants, jax.lax.stop_gradient(peak), jnp.float32)
+    shape = jnp.broadcast_shapes(*(jnp.shape(x) for x in (op.m, op.n, op.k, op.batch, *leaves)))
+
+    def inert(x: Array) -> Array:
+        return jnp.broadcast_to(jax.lax.stop_gradient(jnp.asarray(x, float)), shape).reshape(-1)
+
+    columns = [inert(x) for x in (op.m, op.n, op.k, op.batch, jnp.inf)]
+    numbers = [inert(leaf) if jnp.ndim(leaf) else jax.lax.stop_gradient(leaf) for leaf in leaves]
+    still = jax.tree_util.tree_unflatten(fixed, numbers)
+    _, index = _best(op, columns, still, constants, jnp.float32)
     setting = gemm_setting(op, chip, constants, peak, jnp.inf)
     chosen = family(constants.candidates).at(index.reshape(shape), jnp)
     terms = candidate_terms(setting, chosen, constants, exact)
@@ -62,25 +65,33 @@ def gemm_seconds(
     rows = columns[0].shape[0]
     if peak is None:
         return jnp.full(rows, jnp.nan)
-    best, _ = _best(op, columns, chip, constants, peak)
+    best, _ = _best(op, columns, chip, constants)
     m, n, k, batch, copies = columns
     setting = gemm_setting(replace(op, m=m, n=n, k=k, batch=batch), chip, constants, peak, copies)
     return best + constants.launch_s + setting.quantise_s
 
 
 def _best(
-    op: Gemm, columns: list[Array], chip: Accelerator, constants: GemmConstants, peak: Array, precision: Any = float
+    op: Gemm, columns: list[Array], chip: Accelerator, constants: GemmConstants, precision: Any = float
 ) -> tuple[Array, Array]:
-    """Least time over the candidates without launch, and the candidate that has it, for m, n, k, batch, copies [rows]."""
+    """Least time over the candidates without launch, and the candidate that has it, for m, n, k, batch, copies [rows]; the
+    chip's numbers are [rows] too, or scalars."""
     rows = columns[0].shape[0]
     size = min(BLOCK_ROWS, max(rows, 1))
     blocks = -(-rows // size)
+    fixed, leaves = jax.tree_util.tree_structure(chip), jax.tree_util.tree_leaves(chip)
+    varying = [i for i, leaf in enumerate(leaves) if jnp.ndim(leaf)]
+    columns = [*columns, *(leaves[i] for i in varying)]
     padded = [jnp.pad(column, (0, blocks * size - rows), mode="edge") for column in columns]
     groups = _by_splits(family(constants.candidates), precision)
 
     def block_best(block: tuple[Array, ...]) -> tuple[Array, Array]:
-        m, n, k, batch, copies = block
-        setting = gemm_setting(replace(op, m=m, n=n, k=k, batch=batch), chip, constants, peak, copies)
+        m, n, k, batch, copies, *own = block
+        here = dict(zip(varying, own))
+        one = jax.tree_util.tree_unflatten(fixed, [here.get(i, leaf) for i, leaf in enumerate(leaves)])
+        setting = gemm_setting(
+            replace(op, m=m, n=n, k=k, batch=batch), one, constants, matrix_rate(one, op.dtype), copies
+        )
         numbers = {name: jnp.asarray(v, precision) for name, v in setting._asdict().items() if name not in STATIC}
         setting = setting._replace(**numbers)
 

@@ -1,0 +1,133 @@
+"""What a sweep or a search works on: a space, the subjects its parameters belong to, and the metrics of a point.
+
+`evaluate` maps subjects (whose numbers are arrays over points) and a `Rounding` to metrics [points]. It is written with JAX-traceable
+formulas and knows nothing of spaces; the rounding is exact in sweeps and relaxed in gradient search. NaN means that the point
+has no answer; a metric called `reason` may say why, as a code (`REASONS` gives its words).
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from explore.constraints import Constraint, check_consistent
+from explore.space import Columns, Space
+from hardware.paths import nearest
+from roofline.relax import Rounding, exact
+from workloads.numeric import Array
+
+Evaluate = Callable[[Mapping[str, Any], Rounding], Mapping[str, Array]]
+#: The metric that says why a point has no answer.
+REASON = "reason"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """`minimise` and `maximise` name the objectives, metrics of `evaluate`; `constraints` bound any metric. `reasons`: words for
+    the codes of the metric `reason`."""
+
+    space: Space
+    subjects: Mapping[str, Any]
+    evaluate: Evaluate
+    minimise: tuple[str, ...] = ()
+    maximise: tuple[str, ...] = ()
+    constraints: tuple[Constraint, ...] = ()
+    reasons: Mapping[int, str] = field(default_factory=dict)
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        self.space.check_paths(self.subjects)
+        check_consistent(self.constraints)
+        if not self.minimise and not self.maximise:
+            raise ValueError("problem: no objective; expected a metric to minimise or maximise")
+        both = set(self.minimise) & set(self.maximise)
+        if both:
+            raise ValueError(f"problem: {sorted(both)[0]!r} is to be both minimised and maximised")
+        known = self.metric_names()
+        asked = [("objective", n) for n in self.objectives] + [("constraint", c.metric) for c in self.constraints]
+        for what, name in asked:
+            if name not in known:
+                raise ValueError(f"{what}: no metric {name!r}{nearest(name, known)} (known: {', '.join(known)})")
+
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        """Metrics that are minimised, then those that are maximised."""
+        return (*self.minimise, *self.maximise)
+
+    def metric_names(self) -> tuple[str, ...]:
+        """Names of the metrics, found by tracing one point."""
+        columns = {
+            name: 0 if p.static else jax.ShapeDtypeStruct((1,), jnp.float64)
+            for name, p in self.space.parameters.items()
+        }
+        static = {name: value for name, value in columns.items() if not isinstance(value, jax.ShapeDtypeStruct)}
+        traced = {name: value for name, value in columns.items() if name not in static}
+        shapes = jax.eval_shape(lambda columns: dict(self.at({**static, **columns})), traced)
+        return tuple(shapes)
+
+    def at(self, columns: Columns, rounding: Rounding = exact) -> dict[str, Array]:
+        """Metrics at the values `columns`; static options as one index each."""
+        return dict(self.evaluate(self.space.bind(self.subjects, columns), rounding))
+
+    def losses(self, metrics: Mapping[str, Array]) -> list[Array]:
+        """The objectives as numbers to minimise."""
+        return [metrics[name] for name in self.minimise] + [-metrics[name] for name in self.maximise]
+
+    def feasible(self, metrics: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Whether all objectives have a value and all constraints hold, [points]."""
+        good = np.isfinite(metrics[self.objectives[0]])
+        for name in self.objectives[1:]:
+            good &= np.isfinite(metrics[name])
+        for one in self.constraints:
+            good &= np.asarray(one.met(metrics))
+        return good
+
+
+class Evaluator:
+    """Metrics of any number of points of a problem, compiled once per combination of static options and size of a batch.
+
+    Counts what it is asked: `evaluations` exact points, `gradients` points with a derivative.
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+        self.evaluations = 0
+        self.gradients = 0
+        self._compiled: dict[tuple[int, ...], Callable[..., Any]] = {}
+
+    def __call__(self, columns: Columns) -> dict[str, np.ndarray]:
+        """Exact metrics [points] at the values `columns` [points]."""
+        space = self.problem.space
+        count = len(next(iter(columns.values())))
+        self.evaluations += count
+        static = space.static_names
+        if not static:
+            return self._batch((), columns, count)
+        combinations, inverse = np.unique(np.stack([columns[n] for n in static], axis=-1), axis=0, return_inverse=True)
+        inverse = inverse.reshape(-1)
+        if len(combinations) == 1:
+            return self._batch(tuple(int(c) for c in combinations[0]), columns, count)
+        found: dict[str, np.ndarray] = {}
+        for number, options in enumerate(combinations):
+            rows = np.flatnonzero(inverse == number)
+            part = {name: np.asarray(values)[rows] for name, values in columns.items()}
+            for name, values in self._batch(tuple(int(o) for o in options), part, len(rows)).items():
+                found.setdefault(name, np.full(count, np.nan))[rows] = values
+        return found
+
+    def _batch(self, options: tuple[int, ...], columns: Columns, count: int) -> dict[str, np.ndarray]:
+        numbers = {name: values for name, values in columns.items() if name not in self.problem.space.static_names}
+        size = 1 << max(count - 1, 0).bit_length()
+        if size != count:  # compiled sizes are powers of two; the rest repeats the last point
+            numbers = {n: np.concatenate([v, np.broadcast_to(v[-1:], (size - count,))]) for n, v in numbers.items()}
+        metrics = self._function(options)(numbers)
+        return {name: np.broadcast_to(np.asarray(v, dtype=float), (size,))[:count] for name, v in metrics.items()}
+
+    def _function(self, options: tuple[int, ...]) -> Callable[..., Any]:
+        if options not in self._compiled:
+            fixed = dict(zip(self.problem.space.static_names, options))
+            self._compiled[options] = jax.jit(lambda numbers: self.problem.at({**fixed, **numbers}))
+        return self._compiled[options]

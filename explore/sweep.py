@@ -1,0 +1,255 @@
+"""Sweeps of any size: chunks of a numbered sequence of points through one compiled function, reduced as they come.
+
+Memory stays that of a few chunks; what is kept is the Pareto front, the best points, the distribution of each objective and
+counts, or, with `points="all"`, every point in partitioned Parquet. A sweep with a folder records each finished chunk and goes
+on from there after any interruption; the answer does not depend on the order or the place in which chunks are done.
+"""
+
+import os
+import pickle
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Executor, ThreadPoolExecutor, wait
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from explore.constraints import pair_counts
+from explore.problem import REASON, Evaluator, Problem
+from explore.reductions import Points, Reduction
+from explore.samples import Samples, samples
+from explore.sweep_folder import SweepFolder, write_part
+from explore.sweep_result import SweepResult, result_of
+
+#: Points per chunk: large enough that a chunk takes a good share of a second, small enough to be a few tens of MB.
+CHUNK = 2**17
+#: Best points kept, by the first objective.
+KEEP = 100
+#: Chunks in flight per worker.
+_AHEAD = 2
+_REASONS = 256
+
+
+class Plan(NamedTuple):
+    """What every chunk needs to know besides its problem and points. `parts`: folder for all points, or empty."""
+
+    chunk: int
+    keep: int
+    resolution: float
+    parts: str
+
+
+def sweep(
+    problem: Problem,
+    *,
+    method: str = "grid",
+    count: int | None = None,
+    seed: int = 0,
+    chunk: int = CHUNK,
+    keep: int = KEEP,
+    resolution: float = 0.0,
+    points: str = "reduced",
+    folder: Any = None,
+    executor: Any = None,
+    progress: bool = False,
+) -> SweepResult:
+    """Evaluate `problem` on `count` points by `method` (see `explore.samples`).
+
+    `keep`: best points kept; `resolution`: relative size of the boxes that thin the front (0: the exact front). `points`: "reduced"
+    or "all" (every point; in Parquet if there is a `folder`, else in memory). `folder`: where the state is recorded; an interrupted
+    sweep of the same problem goes on, another one is refused. `executor`: a Dask `Client` or an executor of
+    `concurrent.futures` (default: a thread per core). On Ctrl-C the result so far is returned, `complete` false.
+
+    Raises `ValueError` if no point has an answer, or no point meets the constraints (naming which).
+    """
+    if points not in ("reduced", "all"):
+        raise ValueError(f'points: {points!r}; expected "reduced" or "all"')
+    if chunk < 1 or keep < 1 or not 0.0 <= resolution < 1.0:
+        raise ValueError(
+            f"chunk {chunk}, keep {keep}, resolution {resolution}; expected at least 1, at least 1 and in [0, 1)"
+        )
+    sequence = samples(problem.space, method, count, seed)
+    chunk = min(chunk, sequence.count)
+    store = SweepFolder.open(folder, problem, sequence, chunk, keep, resolution, points) if folder is not None else None
+    plan = Plan(chunk, keep, resolution, str(store.parts) if store is not None and points == "all" else "")
+    total = -(-sequence.count // chunk)
+    done = store.done if store is not None else np.zeros(total, dtype=bool)
+    state = store.state if store is not None else None
+    memory: dict[int, Points] = {}
+    interrupted = False
+    with _progress(progress, sequence.count, int(done.sum()) * chunk) as advance:
+        try:
+            for number, found in _chunks(problem, sequence, plan, np.flatnonzero(~done), executor, lambda: state):
+                if points == "all" and store is None:
+                    memory[number] = found.points
+                state = found.state if state is None else state.merged(found.state)
+                done[number] = True
+                if store is not None:
+                    store.record(state, done)
+                advance(min(chunk, sequence.count - number * chunk))
+        except KeyboardInterrupt:
+            interrupted = True
+        finally:
+            if store is not None and state is not None:
+                store.record(state, done, finally_=True)
+    if state is None:
+        raise KeyboardInterrupt
+    kept = {n: np.concatenate([memory[i][n] for i in sorted(memory)]) for n in memory[min(memory)]} if memory else None
+    result = result_of(
+        problem, state, done=int(sum(min(chunk, sequence.count - i * chunk) for i in np.flatnonzero(done))),
+        total=sequence.count, complete=bool(done.all()) and not interrupted, method=method, points=kept,
+        folder=store.path if store is not None else None,
+    )  # fmt: skip
+    if store is not None:
+        result.save(store.path)
+    return result.require_feasible() if result.complete else result
+
+
+class ChunkResult(NamedTuple):
+    """The state of one chunk, and all its points where they are kept in memory."""
+
+    state: Reduction
+    points: Points | None
+
+
+def chunk_result(
+    evaluator: Evaluator, sequence: Samples, plan: Plan, number: int, hint: np.ndarray | None, whole: bool
+) -> ChunkResult:
+    """Evaluate and reduce chunk `number`."""
+    problem = evaluator.problem
+    start = number * plan.chunk
+    stop = min(start + plan.chunk, sequence.count)
+    columns = sequence.columns(start, stop)
+    metrics = evaluator(columns)
+    points: Points = {"index": np.arange(start, stop), **columns, **metrics}
+    size = len(problem.constraints)
+    pairs = pair_counts(problem.constraints, metrics) if size else np.zeros((0, 0), dtype=np.int64)
+    reasons = np.zeros(_REASONS, dtype=np.int64)
+    if REASON in metrics:
+        reasons += np.bincount(np.clip(np.nan_to_num(metrics[REASON]), 0, _REASONS - 1).astype(int), minlength=_REASONS)
+    state = Reduction.of(
+        points, problem.feasible(metrics), problem.minimise, problem.maximise, keep=plan.keep,
+        resolution=plan.resolution, pairs=pairs, reasons=reasons, hint=hint,
+    )  # fmt: skip
+    if plan.parts:
+        write_part(plan.parts, number, {"index": points["index"], **problem.space.labels(columns), **metrics})
+    return ChunkResult(state, points if whole and not plan.parts else None)
+
+
+def _chunks(
+    problem: Problem, sequence: Samples, plan: Plan, numbers: np.ndarray, executor: Any, state: Callable[[], Any]
+) -> Iterator[tuple[int, ChunkResult]]:
+    """Results of the chunks `numbers` as they finish."""
+    whole = not plan.parts
+    if executor is None:
+        evaluator = Evaluator(problem)
+        threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+        def submit(pool: Any, number: int) -> Any:
+            return pool.submit(chunk_result, evaluator, sequence, plan, number, _hint(state()), whole)
+
+        workers, context = threads, ThreadPoolExecutor(threads)
+    else:
+        payload = _pickled((problem, sequence, plan, whole))
+
+        def submit(pool: Any, number: int) -> Any:
+            return pool.submit(remote_chunk, payload, number, _hint(state()))
+
+        workers, context = _workers(executor), nullcontext(executor)
+    pending: dict[Any, int] = {}
+    waiting = iter(numbers.tolist())
+    with context as pool:
+        try:
+            while True:
+                while len(pending) < _AHEAD * workers and (number := next(waiting, None)) is not None:
+                    pending[submit(pool, number)] = number
+                if not pending:
+                    return
+                for future in _first_done(pool, list(pending)):
+                    number = pending.pop(future)
+                    yield number, future.result()
+        finally:
+            for future in pending:
+                future.cancel()
+
+
+def _hint(state: Reduction | None) -> np.ndarray | None:
+    return None if state is None else state.hint()
+
+
+def remote_chunk(payload: bytes, number: int, hint: np.ndarray | None) -> ChunkResult:
+    """A chunk on another process, which compiles a problem once."""
+    evaluator, sequence, plan, whole = _unpickled(payload)
+    return chunk_result(evaluator, sequence, plan, number, hint, whole)
+
+
+@lru_cache(maxsize=2)
+def _unpickled(payload: bytes) -> tuple[Evaluator, Samples, Plan, bool]:
+    problem, sequence, plan, whole = pickle.loads(payload)
+    return Evaluator(problem), sequence, plan, whole
+
+
+def _pickled(thing: Any) -> bytes:
+    try:
+        import cloudpickle
+    except ImportError:
+        return pickle.dumps(thing)
+    return cloudpickle.dumps(thing)
+
+
+def _is_dask(executor: Any) -> bool:
+    return type(executor).__module__.partition(".")[0] == "distributed"
+
+
+def _workers(executor: Any) -> int:
+    if _is_dask(executor):
+        return max(1, sum(executor.nthreads().values()))
+    if not isinstance(executor, Executor):
+        raise ValueError(f"executor: {executor!r}; expected a Dask client or an executor of concurrent.futures")
+    return int(getattr(executor, "_max_workers", None) or os.cpu_count() or 1)
+
+
+def _first_done(pool: Any, futures: list[Any]) -> list[Any]:
+    if _is_dask(pool):
+        import distributed
+
+        return list(distributed.wait(futures, return_when="FIRST_COMPLETED").done)
+    return list(wait(futures, return_when=FIRST_COMPLETED).done)
+
+
+@dataclass
+class _progress:
+    """A progress bar over points, or nothing."""
+
+    shown: bool
+    total: int
+    before: int
+
+    def __enter__(self) -> Callable[[int], None]:
+        if not self.shown:
+            return lambda points: None
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._bar = Progress(
+            TextColumn("sweep"), BarColumn(), TextColumn("{task.percentage:3.0f} %"), TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(), console=Console(stderr=True), transient=True,
+        )  # fmt: skip
+        self._bar.start()
+        task = self._bar.add_task("", total=self.total, completed=self.before, rate="")
+        begun, seen = time.monotonic(), 0
+
+        def advance(points: int) -> None:
+            nonlocal seen
+            seen += points
+            rate = seen / max(time.monotonic() - begun, 1e-9)
+            self._bar.update(task, advance=points, rate=f"{rate:,.0f} points/s")
+
+        return advance
+
+    def __exit__(self, *_: Any) -> None:
+        if self.shown:
+            self._bar.stop()
