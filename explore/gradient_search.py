@@ -2,10 +2,10 @@
 
     minimise  ln f(x) + sum_j [ max(0, l_j + r g_j)^2 - l_j^2 ] / 2r        g_j relative violation of constraint j
 
-by Adam in the unit cube (projected), with the models' rounding annealed from smooth to straight-through, multipliers l_j raised every
-few steps (augmented Lagrangian). Whole numbers are relaxed; options are drawn with the starts and kept. The best finishers go
-through SLSQP, in which whole numbers are fixed one after the other at the nearest value, and the outcome through a short local search
-in exact arithmetic. Every design reported was evaluated exactly.
+by Adam in the unit cube (projected), with the models' rounding annealed from smooth to straight-through, multipliers l_j
+raised every few steps (augmented Lagrangian). Whole numbers are relaxed; options are drawn with the starts and kept. The
+best finishers go through SLSQP, in which whole numbers are fixed one after the other at the nearest value, and the outcome
+through a short local search in exact arithmetic. Every design reported was evaluated exactly.
 
 Method: Nocedal and Wright, "Numerical Optimization", ch. 17; Kingma and Ba, "Adam", ICLR 2015; Kraft, SLSQP, 1988.
 """
@@ -34,8 +34,8 @@ _TOLERANCE = 1e-4
 
 
 class Settings(NamedTuple):
-    """`starts` and Adam `steps` of length `rate`; `temperatures`: first and last of the smooth rounding; `finishers`: designs taken
-    on to SLSQP; `polish`: exact evaluations of the last local search."""
+    """`starts` and Adam `steps` of length `rate`; `temperatures`: first and last of the smooth rounding; `finishers`:
+    designs taken on to SLSQP; `polish`: exact evaluations of the last local search."""
 
     starts: int = 48
     steps: int = 100

@@ -1,8 +1,8 @@
 """What a sweep or a search works on: a space, the subjects its parameters belong to, and the metrics of a point.
 
-`evaluate` maps subjects (whose numbers are arrays over points) and a `Rounding` to metrics [points]. It is written with JAX-traceable
-formulas and knows nothing of spaces; the rounding is exact in sweeps and relaxed in gradient search. NaN means that the point
-has no answer; a metric called `reason` may say why, as a code (`REASONS` gives its words).
+`evaluate` maps subjects (whose numbers are arrays over points) and a `Rounding` to metrics [points]. It is written with
+JAX-traceable formulas and knows nothing of spaces; the rounding is exact in sweeps and relaxed in gradient search. NaN means
+that the point has no answer; a metric called `reason` may say why, as a code (`REASONS` gives its words).
 """
 
 from collections.abc import Callable, Mapping
@@ -26,8 +26,8 @@ REASON = "reason"
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """`minimise` and `maximise` name the objectives, metrics of `evaluate`; `constraints` bound any metric. `reasons`: words for
-    the codes of the metric `reason`."""
+    """`minimise` and `maximise` name the objectives, metrics of `evaluate`; `constraints` bound any metric. `reasons`: words
+    for the codes of the metric `reason`."""
 
     space: Space
     subjects: Mapping[str, Any]

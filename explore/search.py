@@ -28,9 +28,9 @@ def search(
 ) -> SearchResult:
     """The best design of `problem` by its first objective under its constraints, for about `budget` exact evaluations.
 
-    `method`: "gradient", "sobol" (a Sobol sequence, then local search from its best points), "random", "nsga2" and "cmaes" (extra
-    `search`). An evaluation with a derivative counts as `GRADIENT_COST`. The result holds the nearest miss where nothing is
-    feasible (`require_feasible` says so).
+    `method`: "gradient", "sobol" (a Sobol sequence, then local search from its best points), "random", "nsga2" and "cmaes"
+    (extra `search`). An evaluation with a derivative counts as `GRADIENT_COST`. The result holds the nearest miss where
+    nothing is feasible (`require_feasible` says so).
     """
     if method not in METHODS:
         near = get_close_matches(str(method), METHODS, n=1)

@@ -58,10 +58,10 @@ def sweep(
 ) -> SweepResult:
     """Evaluate `problem` on `count` points by `method` (see `explore.samples`).
 
-    `keep`: best points kept; `resolution`: relative size of the boxes that thin the front (0: the exact front). `points`: "reduced"
-    or "all" (every point; in Parquet if there is a `folder`, else in memory). `folder`: where the state is recorded; an interrupted
-    sweep of the same problem goes on, another one is refused. `executor`: a Dask `Client` or an executor of
-    `concurrent.futures` (default: a thread per core). On Ctrl-C the result so far is returned, `complete` false.
+    `keep`: best points kept; `resolution`: relative size of the boxes that thin the front (0: the exact front). `points`:
+    "reduced" or "all" (every point; in Parquet if there is a `folder`, else in memory). `folder`: where the state is
+    recorded; an interrupted sweep of the same problem goes on, another one is refused. `executor`: a Dask `Client` or an
+    executor of `concurrent.futures` (default: a thread per core). On Ctrl-C the result so far is returned, `complete` false.
 
     Raises `ValueError` if no point has an answer, or no point meets the constraints (naming which).
     """

@@ -23,10 +23,11 @@ _MOST_LABELLED = 10**7
 class SweepResult:
     """`done` of `total` points were evaluated.
 
-    `front`: the Pareto front in order of the first objective; `best`: the best points by it; `quantiles` of each objective over the
-    feasible points, within 1.1 %; `counts`: points seen, answered (all objectives have a value) and feasible (and all constraints
-    hold); `reasons`: points without an answer per reason; `why_none`: why nothing is feasible, if so. `points`: all points where they
-    were kept in memory; `folder`: where the sweep is recorded; `grid`: values by parameter of a full grid.
+    `front`: the Pareto front in order of the first objective; `best`: the best points by it; `quantiles` of each objective
+    over the feasible points, within 1.1 %; `counts`: points seen, answered (all objectives have a value) and feasible (and
+    all constraints hold); `reasons`: points without an answer per reason; `why_none`: why nothing is feasible, if so.
+    `points`: all points where they were kept in memory; `folder`: where the sweep is recorded; `grid`: values by parameter
+    of a full grid.
     """
 
     name: str

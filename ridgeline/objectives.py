@@ -1,7 +1,7 @@
 """Objectives that sweeps and searches can name: metrics of a kernel, or of a model on a deployment, as functions of subjects.
 
-An objective is called with subjects (arrays over points) and a `Rounding`, and returns metrics [points]; it is traceable by JAX.
-Points that cannot be are NaN, with the code of `roofline.Reason` in the metric `reason`.
+An objective is called with subjects (arrays over points) and a `Rounding`, and returns metrics [points]; it is traceable by
+JAX. Points that cannot be are NaN, with the code of `roofline.Reason` in the metric `reason`.
 """
 
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from typing import Any
 from composition import Deployment, operator_models, request_time
 from hardware import Accelerator
 from ridgeline.prediction import ESTIMATORS
-from roofline import REASON_SENTENCE, Estimator, Reason, operator_bound
+from roofline import REASON_SENTENCE, Estimator, Reason, operator_bound, phase_time
 from roofline.relax import Rounding, exact
 from tiles import is_gpu, tile_estimator
 from workloads import Batch, Parallelism, TransformerModel
@@ -53,42 +53,66 @@ class KernelObjective:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelObjective:
-    """A model on a deployment. Subjects: `chip`, `batch` (requests in flight), `input_tokens`, `output_tokens`, `tp`, `pp`, `ep`, `dp`.
+    """A model on a deployment. Subjects: `chip`, `batch` (requests in flight), `input_tokens`, `output_tokens` and the degrees
+    `tp`, `pp`, `ep`, `dp`.
 
-    Metrics: prefill_s, decode_s (mean step), request_s; their `..._p95_s` (95 % of predictions' errors below); output_tokens_per_s and per
-    device; devices; memory_use, the share of memory needed (a constraint `memory_use <= 1` is what "fits" means; it is not applied
-    otherwise); reason. Static batching: no queueing.
+    Metrics: prefill_s, decode_s (mean step), request_s; output_tokens_per_s and per device; devices; memory_use, the share of
+    memory needed (the constraint `memory_use <= 1` is what "fits" means; it is not applied otherwise); reason. With
+    `errors`, also `prefill_p95_s`, `decode_p95_s`, `request_p95_s`: 95 % of kernels' errors keep the time below. Static
+    batching, no queueing.
     """
 
     model: TransformerModel
     estimator: str = "tiles"
     stack: str = "vllm"
     kv_dtype: str = ""
-    scope: str = "scale_up"
+    errors: bool = False
 
     def __call__(self, subjects: Mapping[str, Any], rounding: Rounding = exact) -> dict[str, Array]:
         chip = subjects["chip"]
         batch, prompt, output = (subjects[name] for name in ("batch", "input_tokens", "output_tokens"))
-        tp, pp, ep, dp = (subjects[name] for name in ("tp", "pp", "ep", "dp"))
-        degrees = Parallelism(tp=tp, pp=pp, ep=ep, dp=dp, tp_scope=self.scope, ep_scope=self.scope)
-        deployment = Deployment(parallelism=degrees, kv_dtype=self.kv_dtype)
+        degrees = Parallelism(**{name: subjects[name] for name in ("tp", "pp", "ep", "dp")})
         kernels = estimator_for(self.estimator, chip, self.stack, rounding)
-        basis = "datasheet" if kernels is operator_bound else "fitted"
-        models = operator_models(kernels, name=self.estimator, basis=basis)
-        found = request_time(
-            self.model, chip, deployment, batch=batch, input_tokens=prompt, output_tokens=output, models=models
-        )
-        xp = namespace(batch, prompt, output, degrees, chip)
+        times = self._with_errors if self.errors else self._times
+        metrics = times(chip, degrees, batch, prompt, output, kernels)
+        request_s = metrics["request_s"]
+        xp = namespace(request_s)
         memory = self.model.memory(Batch.decode_of(batch, prompt + output - 1.0), degrees, kv_dtype=self.kv_dtype)
-        devices = degrees.devices
+        rate = batch * output / request_s
+        return metrics | {
+            "output_tokens_per_s": rate,
+            "output_tokens_per_s_per_device": rate / degrees.devices,
+            "devices": degrees.devices + 0.0 * rate,
+            "memory_use": memory.total_bytes / chip.dram.capacity_bytes,
+            "reason": xp.where(xp.isfinite(request_s), Reason.OK.value, Reason.NOT_DIVISIBLE.value),
+        }
+
+    def _times(
+        self, chip: Accelerator, degrees: Parallelism, batch: Array, prompt: Array, output: Array, kernels: Estimator
+    ) -> dict[str, Array]:
+        table = self.model.phase(Batch.prefill_of(batch, prompt), degrees, kv_dtype=self.kv_dtype)
+        prefill_s = phase_time(table, chip, estimator=kernels).total_s
+        contexts = prompt + 0.5 * (output - 1.0)  # times are very nearly linear in the context
+        table = self.model.phase(Batch.decode_of(batch, contexts), degrees, kv_dtype=self.kv_dtype)
+        decode_s = phase_time(table, chip, estimator=kernels).total_s
+        return {"prefill_s": prefill_s, "decode_s": decode_s, "request_s": prefill_s + (output - 1.0) * decode_s}
+
+    def _with_errors(
+        self, chip: Accelerator, degrees: Parallelism, batch: Array, prompt: Array, output: Array, kernels: Estimator
+    ) -> dict[str, Array]:
+        basis = "datasheet" if kernels is operator_bound else "fitted"
+        found = request_time(
+            self.model,
+            chip,
+            Deployment(parallelism=degrees, kv_dtype=self.kv_dtype),
+            batch=batch,
+            input_tokens=prompt,
+            output_tokens=output,
+            models=operator_models(kernels, name=self.estimator, basis=basis),
+        )
         metrics: dict[str, Array] = {}
         for name, time in (("prefill", found.prefill.time), ("decode", found.decode.time), ("request", found.request)):
+            xp = namespace(time.mean_s)
             metrics[f"{name}_s"] = time.mean_s
             metrics[f"{name}_p95_s"] = time.mean_s * xp.exp(1.645 * time.relative_deviation)
-        rate = found.output_tokens_per_s
-        known = xp.isfinite(found.request.mean_s)
-        return metrics | {
-            "output_tokens_per_s": rate, "output_tokens_per_s_per_device": rate / devices, "devices": devices + 0.0 * rate,
-            "memory_use": memory.total_bytes / chip.dram.capacity_bytes,
-            "reason": xp.where(known, Reason.OK.value, Reason.NOT_DIVISIBLE.value),
-        }  # fmt: skip
+        return metrics
