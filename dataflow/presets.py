@@ -7,7 +7,8 @@ convolutions, matrix products and attention:
     batch, groups, filters, channels, rows, cols, kernel_rows, kernel_cols;  a product's m rows are `cols`.
 
 Per level a rule says which roles spread over X and Y (`x`, `y`), which grow the level's tile (`fill`, in this order) and
-how its loops nest (`order`, outermost first). `layer_mapping` turns a rule into a mapping.
+how its loops nest (`order`, outermost first; a level without one nests as the first level of the rule that has one).
+`layer_mapping` turns a rule into a mapping.
 """
 
 import tomllib

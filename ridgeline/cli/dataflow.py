@@ -1,6 +1,7 @@
 """`ridgeline dataflow LAYER --on ACCELERATOR`: map one layer on a spatial accelerator; without a layer, list the accelerators."""
 
 import inspect
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -75,12 +76,15 @@ def problem_from_words(words: list[str]) -> Any:
     parameters = inspect.signature(make).parameters
     sizes: dict[str, int] = {}
     for word in rest:
-        name, sign, value = word.partition("=")
+        name, _, value = word.partition("=")
         if name not in parameters:
             raise ValueError(unknown("size", name, parameters, f"LAYER {kind}"))
+        if name in sizes:
+            raise ValueError(f"LAYER {kind}.{name}: given twice ({sizes[name]} and {value}), expected once")
         least = 0 if name == "padding" else 1
-        if not sign or not value.isdigit() or int(value) < least:
-            raise ValueError(f"LAYER {kind}.{name}: {value!r}, expected a whole number of at least {least}")
+        if not re.fullmatch("[0-9]+", value) or len(value) > 16 or not least <= int(value) <= 2**53:
+            shown = value if len(value) <= 40 else value[:37] + "..."
+            raise ValueError(f"LAYER {kind}.{name}: {shown!r}, expected a whole number from {least} to 2^53")
         sizes[name] = int(value)
     missing = [name for name, p in parameters.items() if p.default is p.empty and name not in sizes]
     if missing:
@@ -148,6 +152,11 @@ def _described(accelerator: str, name: str, run: Any) -> dict[str, Any]:
     }
 
 
+def _counted(words: float, none: str) -> str:
+    """Words in full as long as they fit into a column."""
+    return none if not words else f"{words:,.0f}" if words < 1e9 else f"{words:.4e}"
+
+
 def _print(console: Any, accelerator: str, name: str, run: Any) -> None:
     from rich.table import Table
     from rich.text import Text
@@ -167,8 +176,8 @@ def _print(console: Any, accelerator: str, name: str, run: Any) -> None:
     for title in ("reads", "fills", "updates", "reuse", "energy µJ"):
         table.add_column(title, justify="right")
     for row in facts["reuse"]:
-        words = [f"{row[key]:,.0f}" if row[key] else "-" for key in ("reads_words", "fills_words", "updates_words")]
-        reuse = "-" if row["reuse"] is None else f"{row['reuse']:,.1f}"
+        words = [_counted(row[key], "-") for key in ("reads_words", "fills_words", "updates_words")]
+        reuse = "-" if row["reuse"] is None else f"{row['reuse']:,.1f}" if row["reuse"] < 1e6 else f"{row['reuse']:.3g}"
         table.add_row(row["level"], row["tensor"], *words, reuse, f"{1e6 * row['energy_joules']:,.3g}")
     console.print(table)
     console.print()
