@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dataflow.architecture import Architecture
-from dataflow.mappers.space import Constraints
+from dataflow.mappers.constraints import Constraints
 from dataflow.mapping import Mapping
 from dataflow.problem import Problem, unknown
 from dataflow.readers.timeloop_architecture import read_architecture

@@ -7,7 +7,7 @@ X, the others along Y. A spatial target is a container (what it fans out to) or 
 from typing import Any
 
 from dataflow.architecture import Architecture
-from dataflow.mappers.space import Constraints
+from dataflow.mappers.constraints import Constraints
 from dataflow.mapping import Loop, Mapping, mapping
 from dataflow.nest import Nest
 from dataflow.problem import Problem, unknown
