@@ -47,7 +47,8 @@ def run_layer(
 ) -> LayerRun:
     """Run one layer (sizes are plain integers) on a preset with its default dataflow, or with the one named.
 
-    `objective`: what the best order of the rule's roles is judged by, "edp", "latency" (ties: energy) or "energy".
+    `objective`: what the best order of the rule's roles is judged by, "edp" (where energies are unknown: as "latency"),
+    "latency" (ties: energy) or "energy".
     `variants`: how many orders are tried. `mapping` replaces the rule. Raises ValueError where nothing fits, naming
     level, tensor and words, and beyond 2^53 multiply-accumulates, up to which counts are exact.
     """
@@ -57,6 +58,8 @@ def run_layer(
     chosen = preset(on) if isinstance(on, str) else on
     if objective not in OBJECTIVES:
         raise ValueError(unknown("objective", objective, OBJECTIVES))
+    if objective == "energy" and chosen.architecture.energy_note:
+        raise ValueError(f"{chosen.name}: objective 'energy', but {chosen.architecture.energy_note}")
     rule, made = chosen.dataflow(dataflow), chosen.architecture_for(problem)
     if mapping is not None:
         found = evaluate(problem, made, mapping)

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Sequence
 from collections.abc import Mapping as MappingOf
 from dataclasses import dataclass, field, replace
+from math import prod
 from typing import Any, NamedTuple
 
 import jax
@@ -104,7 +105,7 @@ class Mapping:
         for d, dim in enumerate(self.dimensions):
             size = int(np.asarray(problem.sizes[dim]))
             factors = self.factors()[..., d]
-            product = int(np.prod(factors))
+            product = prod(int(f) for f in factors)
             parts = "*".join(str(f) for f in factors if f > 1) or "1"
             if product < size or (product > size and not self.ragged):
                 hint = "; a ragged mapping may exceed it" if product > size else ""
@@ -168,10 +169,7 @@ def mapping(
     """
     names = architecture.level_names
     by_level = _by_level(loops, names)
-    keeps = _keeps(keeps)
-    for level in (*by_level, *keeps):
-        if level not in names:
-            raise ValueError(unknown("level", level, names, "mapping.levels"))
+    keeps = _keeps(keeps, names)
     shape = (len(names), len(problem.dimensions))
     temporal, spatial_x, spatial_y = np.ones(shape), np.ones(shape), np.ones(shape)
     position = np.tile(np.arange(shape[1], dtype=float) + shape[1], (shape[0], 1))
@@ -255,18 +253,22 @@ def _by_level(loops: Any, names: tuple[str, ...]) -> dict[str, list[Any]]:
             raise ValueError(f"mapping.levels: loops of {len(loops)} levels, expected {len(names)}: {', '.join(names)}")
         loops = dict(zip(names, loops, strict=True))
     for level, found in loops.items():
+        if level not in names:
+            raise ValueError(unknown("level", level, names, "mapping.levels"))
         if isinstance(found, str) or not isinstance(found, Iterable):
             raise ValueError(f"mapping.levels.{level}: {found!r}, expected a list of (dimension, bound) loops")
     return {level: list(found) for level, found in loops.items()}
 
 
-def _keeps(keeps: Any) -> dict[str, tuple[str, ...]]:
+def _keeps(keeps: Any, names: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
     """Names of tensors by level."""
     if keeps is None:
         return {}
     if not isinstance(keeps, MappingOf):
         raise ValueError(f"mapping.keeps: {keeps!r}, expected {{level: [tensor, ...]}}")
     for level, tensors in keeps.items():
+        if level not in names:
+            raise ValueError(unknown("level", level, names, "mapping.levels"))
         if isinstance(tensors, str) or not isinstance(tensors, Iterable):
             raise ValueError(f"mapping.keeps.{level}: {tensors!r}, expected a list of tensors")
     return {level: tuple(tensors) for level, tensors in keeps.items()}

@@ -86,7 +86,7 @@ def unknown(kind: str, name: object, known: Iterable[str], path: str = "") -> st
     names = list(known)
     near = get_close_matches(str(name), names, 1, 0.4)
     hint = f"; did you mean '{near[0]}'?" if near else ""
-    return f"{path + ': ' if path else ''}unknown {kind} '{name}'{hint} (known: {', '.join(names)})"
+    return f"{path + ': ' if path else ''}unknown {kind} {str(name)[:80]!r}{hint} (known: {', '.join(names)})"
 
 
 def problem(

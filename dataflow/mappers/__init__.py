@@ -6,7 +6,7 @@ Imports the models of `dataflow`; no model imports a mapper. Holds no cost formu
 from dataflow.mappers.candidates import Candidates, Combination
 from dataflow.mappers.compiled_objective import compiled_energy_delay
 from dataflow.mappers.constraints import Constraints
-from dataflow.mappers.exhaustive import SearchResult, energy_delay, exhaustive_search, valid_splits
+from dataflow.mappers.exhaustive import SearchResult, energy_delay, exhaustive_search, latency, valid_splits
 from dataflow.mappers.gradient import GradientResult, gradient_search
 from dataflow.mappers.kept import Keeper, Kept, pareto_front
 from dataflow.mappers.neighbours import improve
@@ -37,6 +37,7 @@ __all__ = [
     "exhaustive_search",
     "gradient_search",
     "improve",
+    "latency",
     "map_space",
     "network_optimum",
     "pareto_front",

@@ -29,9 +29,25 @@ _COMPILED_FROM = 2e6
 
 
 def energy_delay(space: MapSpace, mapping: Mapping) -> np.ndarray:
-    """(energy-delay product, energy in joules, latency in seconds) of mappings [n] that a mapper has pruned already."""
+    """(energy-delay product, energy in joules, latency in seconds) of mappings [n] that a mapper has pruned already.
+
+    ValueError where the architecture has no energies; `latency` is the objective for these.
+    """
+    _check_energies(space)
     found = evaluate(space.problem, space.architecture, mapping, check=False)
     return np.stack(np.broadcast_arrays(found.edp, found.energy_joules, found.latency_s), axis=-1)
+
+
+def latency(space: MapSpace, mapping: Mapping) -> np.ndarray:
+    """Latency in seconds [n, 1] of mappings [n] that a mapper has pruned already."""
+    found = evaluate(space.problem, space.architecture, mapping, check=False)
+    return np.broadcast_to(found.latency_s, mapping.shape)[..., None]
+
+
+def _check_energies(space: MapSpace) -> None:
+    note = space.architecture.energy_note
+    if note:
+        raise ValueError(f"objective energy_delay: {note}; search with the objective latency, or give energies")
 
 
 class SearchResult(NamedTuple):
@@ -54,11 +70,14 @@ class SearchResult(NamedTuple):
         return self.space.mapping(best["choice"][place], best["positions"][place])
 
     def to_frame(self) -> Any:
-        """The best list as a table: objectives, then the mapping as text."""
+        """The best list as a table: objectives (`energy_delay` and `latency` have names), then the mapping as text."""
         import pandas as pd
 
         best = self.kept.best
-        columns = dict(zip(("edp", "energy_joules", "latency_s"), best["objectives"].T))
+        known = {1: ("latency_s",), 3: ("edp", "energy_joules", "latency_s")}
+        number = best["objectives"].shape[1]
+        names = known.get(number, tuple(f"objective_{i}" for i in range(number)))
+        columns = dict(zip(names, best["objectives"].T, strict=True))
         texts = [self.mapping(i).to_text().replace("\n", " | ") for i in range(len(best["objectives"]))]
         return pd.DataFrame(columns | {"mapping": texts})
 
@@ -106,6 +125,7 @@ def choice_objective(space: MapSpace, objective: Objective, compiled: bool | Non
         return lambda choice, positions: objective(space, space.mapping(choice, positions))
     if objective is not energy_delay:
         raise ValueError("compiled: only the default objective, energy_delay, can be compiled")
+    _check_energies(space)
     return compiled_energy_delay(space)
 
 

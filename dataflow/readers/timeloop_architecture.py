@@ -2,14 +2,15 @@
 
 Containers with a mesh fan out: the first below a storage level becomes that level's fanout, a further one a level of wires; one
 below the last storage level feeds multipliers that hold their operands (as in `dataflow.recorded`). Attributes that only an energy
-estimator reads are taken note of by name and not used; energies and areas come from the reference tables (pJ, um^2).
+estimator reads are taken note of by name and not used; energies and areas come from the reference tables (pJ, um^2), and what these
+lack is NaN (`Architecture.energy_note` says whose).
 """
 
 import re
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from dataflow.architecture import INF, Architecture, Compute, Storage, architecture
+from dataflow.architecture import INF, NAN, Architecture, Compute, Storage, architecture
 from dataflow.problem import unknown
 from dataflow.readers.yaml_fields import Tagged, fields, items, names_of, number, whole
 
@@ -236,8 +237,8 @@ def _with_reference(made: Architecture, reference: dict[str, Any]) -> Architectu
     levels = []
     for level in made.levels:
         found = joules.get(level.name, {})
-        write = found.get("write", level.write_joules)
-        changes = {"read_joules": found.get("read", level.read_joules), "write_joules": write}
+        write = found.get("write", NAN)
+        changes = {"read_joules": found.get("read", NAN), "write_joules": write}
         changes |= {"update_joules": found.get("update", write)}
         changes |= {
             "leakage_watts": found.get("leak", 0.0) * made.clock_hz,
@@ -247,7 +248,7 @@ def _with_reference(made: Architecture, reference: dict[str, Any]) -> Architectu
     unit = joules.get(made.compute.name, {})
     compute = replace(
         made.compute,
-        mac_joules=unit.get("compute", unit.get("mac", made.compute.mac_joules)),
+        mac_joules=unit.get("compute", unit.get("mac", NAN)),
         leakage_watts=unit.get("leak", 0.0) * made.clock_hz,
         area_m2=areas.get(made.compute.name, 0.0),
     )

@@ -142,14 +142,16 @@ def _described(accelerator: str, name: str, run: Any) -> dict[str, Any]:
         "bound": max(alone, key=lambda key: alone[key]),
         "cycles_alone": alone,
         "utilisation": float(found.utilisation),
-        "energy_joules": float(found.energy_joules),
-        "energy_joules_by_level": joules | {"MAC": float(found.energy.compute)},
+        "energy_joules": _known(float(found.energy_joules)),
+        "energy_joules_by_level": {k: _known(v) for k, v in (joules | {"MAC": float(found.energy.compute)}).items()},
+        "energy_note": run.architecture.energy_note,
         "mapping": run.mapping.to_text(),
-        "reuse": [
-            {key: None if value != value else value for key, value in row.items()}
-            for row in reuse_frame(run).to_dict("records")
-        ],
+        "reuse": [{key: _known(value) for key, value in row.items()} for row in reuse_frame(run).to_dict("records")],
     }
+
+
+def _known(value: Any) -> Any:
+    return None if value != value else value
 
 
 def _counted(words: float, none: str) -> str:
@@ -166,10 +168,13 @@ def _print(console: Any, accelerator: str, name: str, run: Any) -> None:
     facts = _described(accelerator, name, run)
     console.print(Text(f"{accelerator}, {name}", style="bold"))
     console.print(nest_text(run), markup=False, highlight=False)
-    per_mac = 1e12 * facts["energy_joules"] / facts["macs"]
+    energy = facts["energy_note"]
+    if not energy:
+        per_mac = 1e12 * facts["energy_joules"] / facts["macs"]
+        energy = f"{1e6 * facts['energy_joules']:,.4g} µJ ({per_mac:.3g} pJ per MAC)"
     line = (
         f"{facts['cycles']:,.0f} cycles ({1e3 * facts['latency_s']:.4g} ms), bound by {facts['bound'].replace('_', ' ')}; "
-        f"utilisation {facts['utilisation']:.1%}; {1e6 * facts['energy_joules']:,.4g} µJ ({per_mac:.3g} pJ per MAC)"
+        f"utilisation {facts['utilisation']:.1%}; {energy}"
     )
     console.print(f"\n{line}\n", markup=False, highlight=False)
     table = Table("level", "tensor", box=None, pad_edge=False, header_style="bold")
@@ -178,6 +183,7 @@ def _print(console: Any, accelerator: str, name: str, run: Any) -> None:
     for row in facts["reuse"]:
         words = [_counted(row[key], "-") for key in ("reads_words", "fills_words", "updates_words")]
         reuse = "-" if row["reuse"] is None else f"{row['reuse']:,.1f}" if row["reuse"] < 1e6 else f"{row['reuse']:.3g}"
-        table.add_row(row["level"], row["tensor"], *words, reuse, f"{1e6 * row['energy_joules']:,.3g}")
+        spent = "?" if row["energy_joules"] is None else f"{1e6 * row['energy_joules']:,.3g}"
+        table.add_row(row["level"], row["tensor"], *words, reuse, spent)
     console.print(table)
     console.print()
