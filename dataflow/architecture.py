@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, fields, replace
 
 import jax
 import numpy as np
+from jax.core import Tracer
 
 from dataflow.problem import unknown
 from workloads.numeric import Array
@@ -187,7 +188,7 @@ def _given(joules: Array) -> bool:
 
 
 def _unknown(energies: list[Array]) -> bool:
-    return any(bool(np.any(np.isnan(np.asarray(e)))) for e in energies if not isinstance(e, jax.core.Tracer))
+    return any(bool(np.any(np.isnan(np.asarray(e)))) for e in energies if not isinstance(e, Tracer))
 
 
 _LEVEL_JOULES = ("read_joules", "write_joules", "update_joules")

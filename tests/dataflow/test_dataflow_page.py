@@ -21,7 +21,7 @@ def test_every_snippet_runs(capsys):
 
 
 def test_the_command_answers(capsys):
-    command = " ".join(re.search(r"`ridgeline (dataflow [^`]*)`", PAGE)[1].split())
+    (command,) = (" ".join(found.split()) for found in re.findall(r"`ridgeline (dataflow [^`]*)`", PAGE))
     with pytest.raises(SystemExit) as end:
         main(shlex.split(command))
     assert end.value.code == 0
