@@ -214,7 +214,7 @@ def predict(
     request_s = prefill_s + (steps * decode_s if generates else 0.0)
     tokens_per_s = batch * xp.asarray(output_tokens) / request_s if generates else xp.nan * mask
     modelled = estimator == "tiles" and is_gpu(chip)
-    intervals, estimates, basis = phase_intervals(phases, chip, stack, steps) if modelled else UNBOUNDED
+    intervals, estimates, basis = phase_intervals(phases, chip, stack, steps, mask) if modelled else UNBOUNDED
     return Prediction(
         model=spec,
         chip=chip,
