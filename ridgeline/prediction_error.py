@@ -39,8 +39,8 @@ def phase_intervals(
 ) -> tuple[tuple[Any, Any, Any], tuple[Any, Any], str]:
     """90 % intervals of prefill, decode and request, the estimates of the two phases, and the least certain basis.
 
-    `phases`: one (a forward pass) or two (prefill, decode), each with name, table and times; `steps` decode passes; `mask`: NaN where
-    there is no answer, else 0. No interval reaches below the roofline bound of the same phase.
+    `phases`: one (a forward pass) or two (prefill, decode), each with name, table and times; `steps` decode passes; `mask`: NaN
+    where there is no answer, else 0. No interval reaches below the roofline bound of the same phase.
     """
     found = [phase_error(p.table, p.times, chip, stack, phase=p.name, mean_axis=p.name == "decode") for p in phases]
     basis = max((b for _, b in found), key=CERTAINTY.index)

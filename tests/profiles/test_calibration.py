@@ -196,8 +196,8 @@ def test_an_empty_folder_and_a_damaged_table_are_one_line(tmp_path, capsys):
         ("x = [", "not TOML"),
         ('format = "other"', "expected 'ridgeline-constants-1'"),
         ('format = "ridgeline-constants-1"\nspeed = 1', "speed: unknown field"),
-        ('format = "ridgeline-constants-1"\n[[gemm]]\nstack = "x"', "lacks or misuses a field"),
-        ('format = "ridgeline-constants-1"\n[[moe]]\nkernle = "x"', "moe[0].kernle: unknown field"),
+        ('format = "ridgeline-constants-1"\n[[gemm]]\nstack = "x"', "gemm[0].architecture: missing"),
+        ('format = "ridgeline-constants-1"\n[[moe]]\nkernle = "x"', "moe[0].kernel: missing"),
     ],
 )
 def test_wrong_constants_files_are_one_line(tmp_path, capsys, text, message):
@@ -207,6 +207,59 @@ def test_wrong_constants_files_are_one_line(tmp_path, capsys, text, message):
     one_line(
         capsys, ["predict", "llama-3.1-8b", "--on", "h100_sxm", "--constants", str(tmp_path / "no.toml")], "no.toml"
     )
+
+
+@pytest.mark.parametrize(
+    ("place", "wrong", "message"),
+    [
+        ("dram_efficiency", '"fast"', "gemm[0].values.dram_efficiency: 'fast'; expected a number"),
+        ("dram_efficiency", "true", "gemm[0].values.dram_efficiency: True; expected a number"),
+        ("dram_efficiency", "nan", "gemm[0].values.dram_efficiency: nan; expected a finite number"),
+        ("dram_efficiency", "7.0", "gemm[0].values.dram_efficiency: 7; expected at most 1"),
+        ("tensor_efficiency", "0.0", "gemm[0].values.tensor_efficiency: 0; expected more than 0"),
+        ("launch_s", "-1e-6", "gemm[0].values.launch_s: -1e-06; expected at least 0"),
+        ("step_clocks", "inf", "gemm[0].values.step_clocks: inf; expected a finite number"),
+        ("log_sigma", "nan", "gemm[0].log_sigma: nan; expected a finite number"),
+        ("n", "0", "gemm[0].n: 0; expected a whole number"),
+        ("stack", "3", "stack: 3; expected text"),
+        ("format", '"bf17"', "expected 'ridgeline-constants-1'"),
+        ("candidates", '"many"', "gemm[0].candidates: unknown 'many'"),
+    ],
+)
+def test_wrong_values_of_a_constants_file_are_one_line(tmp_path, capsys, place, wrong, message):
+    text, path = calibrate(table(tmp_path), "h100_sxm", STACK).text, tmp_path / "constants.toml"
+    changed, count = re.subn(rf"(?m)(^|[ {{]){place} = [^,\n }}]+", rf"\g<1>{place} = {wrong}", text)
+    assert count
+    path.write_text(changed)
+    one_line(capsys, ["predict", "llama-3.1-8b", "--on", "h100_sxm", "--constants", str(path)], message)
+
+
+def test_an_unknown_constant_of_any_model_is_refused(tmp_path):
+    text = calibrate(every_table(tmp_path), "h100_sxm", STACK).text
+    path = tmp_path / "constants.toml"
+    for known in ("residency", "side_efficiency", "direct_efficiency", "port_bytes_per_clock"):
+        assert f"{known} = " in text
+        path.write_text(text.replace(f"{known} = ", f"{known}x = ", 1))
+        with pytest.raises(ValueError, match=rf"{known}x: unknown .*did you mean '{known}'"):
+            read_calibrated(path)
+
+
+def test_constants_for_another_chip_or_stack_say_so(tmp_path):
+    path = tmp_path / "constants.toml"
+    path.write_text(calibrate(table(tmp_path), "h100_sxm", STACK).text)
+    assert not any("another" in note for note in predict("llama-3.1-8b", on="h100_sxm", constants=path).notes)
+    there = predict("llama-3.1-8b", on="a100_sxm", constants=path)
+    assert any("calibrated on another chip (h100_sxm)" in note for note in there.notes)
+    there = predict("llama-3.1-8b", on="h100_sxm", constants=path, stack="vllm")
+    assert any(f"under another stack ({STACK})" in note for note in there.notes)
+
+
+@pytest.mark.parametrize("arguments", [["--on", "h100_sxm", "--estimator", "roofline"], ["--on", "tpu_v5e"]])
+def test_constants_that_would_be_ignored_are_refused(tmp_path, capsys, arguments):
+    path = tmp_path / "constants.toml"
+    path.write_text(calibrate(table(tmp_path), "h100_sxm", STACK).text)
+    message = "uses no fitted constants"
+    one_line(capsys, ["predict", "llama-3.1-8b", *arguments, "--constants", str(path)], message)
 
 
 def test_constants_text_reads_back():
