@@ -25,8 +25,10 @@ def gap(
     from rich.console import Console
     from rich.table import Table
 
+    from ridgeline.cli.files import check_target
     from ridgeline.host_gap import host_gap, small_transformer
 
+    check_target("--json", json)
     note = Console(stderr=True)
     found = host_gap(
         on=on,

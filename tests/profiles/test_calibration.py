@@ -153,7 +153,7 @@ def test_unusable_rows_are_counted(tmp_path):
         (["--gpu", "h100_sxm", "--stack", "trtllm-8"], "did you mean 'trtllm-9'"),
         ([*BASE, "--op", "gem"], "did you mean 'gemm'"),
         ([*BASE, "--op", "moe"], "no moe table"),
-        ([*BASE, "--output", "nowhere/x.toml"], "not a file in an existing folder"),
+        ([*BASE, "--output", "nowhere/x.toml"], "--output: 'nowhere' is not a folder"),
         ([*BASE, "--points", "0"], "--points"),
     ],
 )
@@ -184,6 +184,8 @@ def test_wrong_tables_are_one_line(tmp_path, capsys, change, message):
 
 
 def test_an_empty_folder_and_a_damaged_table_are_one_line(tmp_path, capsys):
+    one_line(capsys, ["calibrate", "--data", str(tmp_path), *BASE], "is empty; expected a folder of measurements")
+    (tmp_path / "notes.txt").write_text("no table")
     one_line(capsys, ["calibrate", "--data", str(tmp_path), *BASE], "nothing to calibrate")
     one_line(capsys, ["calibrate", "--data", str(tmp_path / "none"), *BASE], "is not a folder")
     (tmp_path / "gemm.parquet").write_text("not a table")
