@@ -10,6 +10,7 @@ import pytest
 
 import hardware
 from profiles.calibration import calibrate
+from profiles.calibration_attention import prior_family
 from profiles.constants_text import toml_text
 from ridgeline.cli import main
 from ridgeline.prediction import predict
@@ -99,7 +100,8 @@ def test_every_family_is_calibrated_written_and_predicted_with(tmp_path):
     path.write_text(found.text)
     own = read_calibrated(path)
     assert {row.label.split()[0] for row in found.rows} == {"gemm", "attention", "memory_bound", "moe", "conv2d"}
-    assert all(row.fitted.mape < 0.1 for row in found.rows)
+    # With a handful of points a prior of another chip holds attention a little away from them.
+    assert all(row.fitted.mape < (0.15 if "attention" in row.label else 0.1) for row in found.rows)
     assert all("points: error widened" in row.warning for row in found.rows)
     # What was measured 20 % slower is now predicted slower, by an estimator and by the whole model.
     time, plain = tile_estimator(STACK, calibrated=own), tile_estimator("trtllm")
@@ -141,8 +143,41 @@ def test_unusable_rows_are_counted(tmp_path):
     text = " | ".join(found.messages)
     assert "4 of 20 rows refused, latency not positive and finite" in text
     assert "2 of 20 rows repeat another exactly" in text
-    assert "1 rows refused, a size below 1" in text
+    assert "gemm.parquet: 1 rows (row 18) refused, m below 1 or missing" in text
+    assert "(rows 14, 15, 16, 17)" in text
     assert "1 rows of 'fp7'" in text
+
+
+def test_rows_without_a_format_or_with_broken_sizes_are_counted_by_row(tmp_path):
+    rows = gemm_rows()
+    null = rows.iloc[[0, 1]].assign(dtype=[None, ""])
+    broken = rows.iloc[[2]].assign(n=1024.5)
+    missing = rows.iloc[[3]].assign(k=np.nan)
+    pd.concat([rows, null, broken, missing], ignore_index=True).to_parquet(tmp_path / "gemm.parquet")
+    found = calibrate(tmp_path, "h100_sxm", STACK, "gemm")
+    assert found.rows[0].points == 12
+    text = " | ".join(found.messages)
+    assert "2 rows (rows 12, 13) refused, no dtype" in text
+    assert "1 rows (row 14) refused, n not a whole number" in text
+    assert "1 rows (row 15) refused, k below 1 or missing" in text
+    whole = every_table(tmp_path)
+    path = whole / "attention_generation.parquet"
+    rows = pd.read_parquet(path)
+    rows = pd.concat([rows, rows.iloc[[0, 1, 2]].assign(dtype=["fp7", None, "bf16"], heads=[32, 32, 1.5])])
+    rows.to_parquet(path)
+    text = " | ".join(calibrate(whole, "h100_sxm", STACK, "attention").messages)
+    assert "1 rows (row 13) refused, no dtype" in text
+    assert "1 rows (row 14) refused, heads not a whole number" in text
+    assert "1 rows of no known dtype left out (fp7)" in text
+
+
+@pytest.mark.parametrize("chip", ["h100_sxm", "a100_sxm", "b200_sxm", "l40s", "h200_sxm", "v100_sxm"])
+@pytest.mark.parametrize("stack", ["trtllm-1.3.0", "vllm-0.9", "sglang-0.5", "torch2.4"])
+def test_no_attention_prior_was_fitted_to_the_chip(chip, stack):
+    found = prior_family(hardware.load(chip), stack)
+    assert chip not in found.gpus
+    if chip == "h200_sxm" and not stack.startswith("torch"):
+        assert (found.architecture, found.stack) == ("hopper", stack.split("-")[0])
 
 
 @pytest.mark.parametrize(
