@@ -308,7 +308,7 @@ def _backend(framework: str, on: str, threads: int | None = None) -> Any:
         from profiles.measure_torch import TorchBackend
 
         if threads is not None:
-            import torch
+            import torch  # type: ignore[import-not-found]
 
             torch.set_num_threads(threads)
         backend = TorchBackend(named, flush=False)

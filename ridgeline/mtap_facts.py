@@ -82,7 +82,7 @@ def read_report(path: Path | None) -> dict[str, Any]:
 def _text(path: Path, option: str, expected: str) -> str:
     if not path.is_file():
         raise ValueError(
-            f"{option}: {str(path)!r} is {'not a file' if path.exists() else 'not there'}; expected {expected}"
+            f"{option}: {str(path)!r} is {'not a file' if path.exists() else 'missing: it does not exist'}; expected {expected}"
         )
     try:
         return path.read_text(encoding="utf-8")
