@@ -308,7 +308,7 @@ def _backend(framework: str, on: str, threads: int | None = None) -> Any:
         from profiles.measure_torch import TorchBackend
 
         if threads is not None:
-            import torch  # type: ignore[import-not-found]
+            import torch  # pyright: ignore[reportMissingImports]  # an optional extra
 
             torch.set_num_threads(threads)
         backend = TorchBackend(named, flush=False)
