@@ -38,7 +38,9 @@ def dataflow(
 
     from dataflow.layer_mapping import run_layer
     from dataflow.presets import preset
+    from ridgeline.cli.files import PICTURES, check_target
 
+    check_target("--plot", plot, PICTURES)
     if not layer:
         _list(as_json)
         return
@@ -46,8 +48,6 @@ def dataflow(
     names = [rule.name for rule in chosen.dataflows] if flow == "all" else [flow or chosen.dataflows[0].name]
     runs = {name: run_layer(problem, chosen, dataflow=name, objective=objective) for name in names}
     if plot is not None:
-        if plot.is_dir() or not plot.suffix:
-            raise ValueError(f"--plot: {str(plot)!r} is not a file to write; expected a path that ends in .png or .svg")
         from dataflow.plots import layer_figure
 
         try:
