@@ -33,6 +33,8 @@ def validate(
     module = load_level(level)
     split = checked_split(module, split)
     options = checked_calibration(module, level, calibration)
+    if json is not None and not json.parent.exists():
+        json.parent.mkdir(parents=True)
     check_target("--json", json)
     validation = module.validate(measurements(data), split=split, **options)
     rows = validation.rows()
