@@ -126,7 +126,7 @@ def test_reports_are_checked(tmp_path, text, message):
 def test_missing_facts_leave_dimensions_open(tmp_path, monkeypatch, refused):
     from ridgeline import mtap_facts
 
-    assert "is not there" in refused("mtap", "--data", "tests", "--facts", tmp_path / "no.toml")
+    assert "does not exist" in refused("mtap", "--data", "tests", "--facts", tmp_path / "no.toml")
     monkeypatch.setattr(mtap_facts, "in_checkout", lambda path: None)
     assert read_facts(None) == {}
     with pytest.raises(ValueError, match=r"--report: no docs.validation.json here; `ridgeline validation` writes it"):
