@@ -41,7 +41,7 @@ def figures(predicted: np.ndarray, measured: np.ndarray) -> str:
     """MAPE / median / p95 of the answered points, in per cent, with the bias."""
     found = np.isfinite(predicted)
     ape = np.abs(predicted - measured)[found] / measured[found] * 100.0
-    bias = np.median(np.log(predicted[found] / measured[found])) * 100.0
+    bias = (np.median(predicted[found] / measured[found]) - 1.0) * 100.0
     errors = f"{ape.mean():6.1f} / {np.median(ape):5.1f} / {np.quantile(ape, 0.95):6.1f}"
     return f"{errors}  bias {bias:+5.1f}  ({found.sum()} of {len(found)})"
 

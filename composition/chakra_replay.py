@@ -29,13 +29,15 @@ _STREAMS = {"COMP_NODE": "compute", "MEM_LOAD_NODE": "memory", "MEM_STORE_NODE":
 
 def chakra_graph(ranks: Sequence[ChakraTrace]) -> ExecutionGraph:
     """The joint graph of the traces of `ranks`, durations as recorded. `ValueError` naming the node for cycles, for a collective
-    that other ranks lack or record otherwise, and for kinds that mean nothing."""
+    that other ranks lack or record otherwise, for parents that are not in the trace, and for kinds that mean nothing."""
+    if not ranks:
+        raise ValueError("ranks: none; expected one trace per rank")
     nodes, arrivals, sends, receives = [], {}, {}, []
     for rank, trace in enumerate(ranks):
         names = {node.id: f"rank {rank}: {node.name} [{node.id}]" for node in trace.nodes}
         seen: dict[str, int] = {}
         for node in trace.nodes:
-            name, after = names[node.id], tuple(names[i] for i in node.after)
+            name, after = names[node.id], tuple(_parent(i, node, names) for i in node.after)
             if node.kind == "INVALID_NODE":
                 raise ValueError(f"node {name!r}: of kind INVALID_NODE; expected work")
             if node.kind == "COMM_COLL_NODE":
@@ -90,7 +92,7 @@ def _joint(entries: list[tuple[int, str, tuple[str, ...], ChakraNode]], ranks: i
     if not group and len(entries) != ranks:
         raise ValueError(f"node {entries[0][1]!r}: in {len(entries)} of {ranks} ranks; a collective needs all of them")
     # A trace of one rank says how many take part, or the group is all there is.
-    size = int(first.attributes.get("comm_ranks", max(len(entries), ranks if not group else 1)))
+    size = _count(entries[0][1], first, "comm_ranks", max(len(entries), ranks if not group else 1))
     event = entries[0][1] if len(entries) == 1 else f"all ranks: {entries[0][1]}"
     known = _known(first, size) | {"collective": facts[0]}
     after = tuple(name for _, _, needed, _ in entries for name in needed)
@@ -104,7 +106,7 @@ def _facts(name: str, node: ChakraNode) -> tuple[str, int]:
     code = node.attributes.get("comm_type")
     if not isinstance(code, int) or not 0 <= code < len(COLLECTIVE_KINDS):
         raise ValueError(f"node {name!r}: comm_type {code!r}; expected 0 to {len(COLLECTIVE_KINDS) - 1}")
-    return COLLECTIVE_KINDS[code], int(node.attributes.get("comm_size", 0))
+    return COLLECTIVE_KINDS[code], _count(name, node, "comm_size", 0)
 
 
 def _with_send(node: GraphNode, receives: list, sends: dict) -> GraphNode:
@@ -113,6 +115,20 @@ def _with_send(node: GraphNode, receives: list, sends: dict) -> GraphNode:
             key = (record.attributes.get("comm_src"), rank, record.attributes.get("comm_tag"))
             return node._replace(after=(*node.after, sends[key])) if key in sends else node
     return node
+
+
+def _parent(wanted: int, node: ChakraNode, names: dict[int, str]) -> str:
+    if wanted not in names:
+        raise ValueError(f"node {names[node.id]!r}: depends on id {wanted}, which is not in the trace")
+    return names[wanted]
+
+
+def _count(name: str, node: ChakraNode, field: str, default: int) -> int:
+    """A whole number that a node's attributes state."""
+    value = node.attributes.get(field, default)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ValueError(f"node {name!r}: {field} {value!r}; expected a whole number of at least 0")
+    return value
 
 
 def _stream(rank: int, node: ChakraNode) -> str:

@@ -12,10 +12,11 @@ from composition.execution_graph import ExecutionGraph, Schedule
 
 
 def chrome_trace(
-    graph: ExecutionGraph, schedule: Schedule, *, process: str = "pass", start_s: float = 0.0
+    graph: ExecutionGraph, schedule: Schedule, *, process: str = "pass", start_s: float = 0.0, first_pid: int = 1
 ) -> list[dict[str, Any]]:
     """Trace events of `schedule` (scalar durations): one complete event per node with its slack and attributes, and names of the
     processes and rows. `start_s` shifts everything; `process` names what has no process of its own and leads the others.
+    `first_pid`: number of the first process; traces that are joined into one file need different ones (see `next_pid`).
     """
     if schedule.start_s.ndim != 1:
         raise ValueError(f"chrome_trace: durations of shape {schedule.start_s.shape}; expected one per node")
@@ -27,7 +28,7 @@ def chrome_trace(
         left, colon, right = node.stream.partition(": ")
         owner, row = (f"{process} {left}", right) if colon else (process, node.stream or "other")
         if owner not in processes:
-            processes[owner] = len(processes) + 1
+            processes[owner] = first_pid + len(processes)
             names.append(_name("process_name", processes[owner], 0, owner))
         if (owner, row) not in threads:
             threads[owner, row] = len(threads) + 1
@@ -49,6 +50,11 @@ def chrome_trace(
             }
         )
     return names + events
+
+
+def next_pid(events: list[dict[str, Any]]) -> int:
+    """The first process number that `events` do not use."""
+    return 1 + max((event["pid"] for event in events), default=0)
 
 
 def write_chrome_trace(events: list[dict[str, Any]], path: str | Path) -> None:

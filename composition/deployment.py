@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+from composition.argument_checks import check_number
 from workloads import Parallelism
 from workloads.numeric import Array
 
@@ -26,3 +27,13 @@ class Deployment(NamedTuple):
     attention_overlap: Array = 0.0
     rank_deviation: Array = 0.0
     kv_dtype: str = ""
+
+    def check(self) -> None:
+        """`ValueError` naming the first field that is out of range."""
+        if not isinstance(self.parallelism, Parallelism):
+            raise ValueError(f"deployment.parallelism: {self.parallelism!r}; expected a Parallelism")
+        check_number("deployment.microbatches", self.microbatches, least=1.0)
+        check_number("deployment.communication_demand", self.communication_demand, least=0.0)
+        check_number("deployment.rank_deviation", self.rank_deviation, least=0.0)
+        for name in ("communication_overlap", "attention_overlap"):
+            check_number(f"deployment.{name}", getattr(self, name), least=0.0, most=1.0)

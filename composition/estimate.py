@@ -31,6 +31,7 @@ import jax.scipy.stats
 import numpy as np
 import scipy.special
 
+from composition.argument_checks import check_labelled_shapes, check_number, check_shapes
 from workloads.numeric import Array, namespace
 
 
@@ -68,6 +69,8 @@ class Estimate(NamedTuple):
 
     def interval(self, coverage: float = 0.9) -> tuple[Array, Array]:
         """Central interval that holds the time with probability `coverage`: log-normal of this mean and variance, [...] each."""
+        if not 0.0 < coverage < 1.0:
+            raise ValueError(f"coverage: {coverage}; expected more than 0 and less than 1")
         xp = namespace(self)
         spread = xp.sqrt(xp.log1p(self.relative_deviation**2))
         width = float(scipy.special.ndtri(0.5 + coverage / 2.0)) * spread
@@ -76,6 +79,7 @@ class Estimate(NamedTuple):
 
     def repeated(self, count: Array) -> "Estimate":
         """The same thing `count` times in a row: mean and all errors multiply (repeats share their errors)."""
+        check_number("count", count, least=0.0)
         return _combined([(self, count)])
 
     def variance_shares(self) -> dict[str, Array]:
@@ -92,10 +96,19 @@ def estimate(
     """Serial sum of distinct kernels. `time_s`, `count`: [shapes, ...], time of one run and number of runs.
 
     `shared`: source -> relative deviation times sensitivity, s_s c_ks, broadcast to [shapes, ...]. `private`: relative
-    deviation of each shape. `label` names this set of shapes (see `Estimate`).
+    deviation of each shape. `label` names this set of shapes (see `Estimate`). `ValueError` naming the field for negative or
+    unknown counts, negative times and deviations, and shapes that do not broadcast; NaN times stay NaN.
     """
+    check_number("time_s", time_s, least=0.0, nan=True)
+    check_number("count", count, least=0.0)
+    check_number("private", private, least=0.0, nan=True)
+    for source, relative in shared.items():
+        check_number(f"shared.{source}", relative, nan=True)
+    check_shapes(time_s=time_s, count=count, private=private, **{f"shared.{s}": v for s, v in shared.items()})
     xp = namespace(time_s, shared, private, count)
     spent = xp.asarray(time_s) * count
+    if spent.ndim < 1:
+        raise ValueError("time_s: a single number; expected one per shape, [shapes, ...]")
     return Estimate(
         xp.sum(spent, axis=0),
         {source: xp.sum(spent * relative, axis=0) for source, relative in shared.items()},
@@ -109,12 +122,17 @@ def serial(*parts: Estimate) -> Estimate:
 
 
 def expectation(parts: Sequence[Estimate], weights: Sequence[Array]) -> Estimate:
-    """Mean over a distribution of batches: T = sum_i w_i T_i. `weights` must sum to one (not checked: they may be traced).
+    """Mean over a distribution of batches: T = sum_i w_i T_i. `weights`, at least 0, must sum to one (not checked: they may be
+    traced).
 
     The error is that of the mean, not the spread between batches: the same kernels err the same way in every batch.
     """
     if len(parts) != len(weights):
         raise ValueError(f"weights: {len(weights)} given for {len(parts)} parts; expected one each")
+    if not parts:
+        raise ValueError("parts: none; expected at least one")
+    for index, weight in enumerate(weights):
+        check_number(f"weights[{index}]", weight, least=0.0)
     return _combined(list(zip(parts, weights)))
 
 
@@ -123,8 +141,15 @@ def overlap(a: Estimate, b: Estimate, *, factor: Array = 1.0, label: str = "over
 
     Mean and variance of the maximum are Clark's for correlated normal times. Its covariance with each source is exact
     (Stein): the sources of A weighted with P(A > B), those of B with P(B > A). What variance these do not explain (the
-    choice between A and B) becomes a private error under `label`.
+    choice between A and B) becomes a private error under `label`. `ValueError` for a factor outside [0, 1].
     """
+    check_number("factor", factor, least=0.0, most=1.0)
+    return _overlap(a, b, factor, label)
+
+
+def _overlap(a: Estimate, b: Estimate, factor: Array, label: str) -> Estimate:
+    """`overlap` for any factor; below 0 sharing costs more than taking turns."""
+    check_labelled_shapes("mean_s", {"a": np.shape(a.mean_s), "b": np.shape(b.mean_s)})
     xp = namespace(a, b, factor)
     variance_a, variance_b, covariance = a.variance, b.variance, _covariance(a, b)
     spread = _root(xp.maximum(variance_a + variance_b - 2.0 * covariance, 0.0))
@@ -152,20 +177,26 @@ def contended(a: Estimate, b: Estimate, *, demand: Array, label: str = "contenti
 
     While both run, each proceeds at 1 / demand of its speed, then the rest of the longer one alone:
     T = max(A, B) + (demand - 1) min(A, B). Demand 2 (both saturate it) is one after the other; above 2 sharing costs more
-    than taking turns (thrashing).
+    than taking turns (thrashing). `ValueError` for a negative demand.
     """
+    check_number("demand", demand, least=0.0)
     xp = namespace(a, b, demand)
-    return overlap(a, b, factor=2.0 - xp.maximum(demand, 1.0), label=label)
+    return _overlap(a, b, 2.0 - xp.maximum(demand, 1.0), label)
 
 
 def averaged(part: Estimate, weights: Array, axis: int = 0) -> Estimate:
     """Mean over an axis of configurations, with `weights` along it: `expectation` for batches kept as an array.
 
     `axis` counts in `part.mean_s`, from 0. `weights` [batches] sum to one (not checked). Errors of one label are the same shapes
-    in every batch.
+    in every batch. `ValueError` for an axis that is not there and for another number of weights.
     """
     xp = namespace(part, weights)
     rank = xp.ndim(part.mean_s)
+    if not 0 <= axis < rank:
+        raise ValueError(f"axis: {axis}; expected 0 to {rank - 1}, an axis of mean_s {np.shape(part.mean_s)}")
+    if np.size(weights) not in (1, np.shape(part.mean_s)[axis]):
+        raise ValueError(f"weights: {np.size(weights)} given; expected {np.shape(part.mean_s)[axis]}, one per batch")
+    check_number("weights", weights, least=0.0)
     weights = xp.reshape(xp.asarray(weights), (-1,) + (1,) * (rank - axis - 1))
 
     def mean(value: Array, leading: int) -> Array:
@@ -182,13 +213,18 @@ def averaged(part: Estimate, weights: Array, axis: int = 0) -> Estimate:
 
 
 def known(time_s: Array) -> Estimate:
-    """A time without error, [...]."""
+    """A time without error, [...]; `ValueError` where it is negative."""
+    check_number("time_s", time_s, least=0.0, nan=True)
     return Estimate(time_s, {}, {})
 
 
 def _combined(terms: Sequence[tuple[Estimate, Array]]) -> Estimate:
     """Linear combination of estimates; weights are non-negative and known."""
     mean, shared, private = 0.0, {}, {}
+    check_labelled_shapes("mean_s", {f"parts[{i}]": np.shape(part.mean_s) for i, (part, _) in enumerate(terms)})
+    for label in {label for part, _ in terms for label in part.private_s}:
+        rows = {f"parts[{i}]": np.shape(p.private_s[label]) for i, (p, _) in enumerate(terms) if label in p.private_s}
+        check_labelled_shapes(f"private_s.{label}", rows)
     for part, weight in terms:
         mean = mean + part.mean_s * weight
         for source, value in part.shared_s.items():
@@ -209,10 +245,10 @@ def _covariance(a: Estimate, b: Estimate) -> Array:
 
 
 def _root(value: Array) -> Array:
-    """Square root with a finite gradient at zero."""
+    """Square root with a finite gradient at zero; NaN stays NaN."""
     xp = namespace(value)
     positive = value > 0.0
-    return xp.where(positive, xp.sqrt(xp.where(positive, value, 1.0)), 0.0)
+    return xp.where(positive, xp.sqrt(xp.where(positive, value, 1.0)), 0.0 * value)
 
 
 def _normal_cdf(x: Array) -> Array:

@@ -144,6 +144,10 @@ def longest_path(graph: ExecutionGraph, durations: Array | None = None) -> Sched
     seconds = np.asarray(graph.durations if durations is None else durations, dtype=float)
     if seconds.ndim < 1 or seconds.shape[0] != len(graph.nodes):
         raise ValueError(f"durations: shape {seconds.shape}; expected {len(graph.nodes)} rows, one per node")
+    wrong = ~(seconds >= 0.0).reshape(len(graph.nodes), -1).all(axis=1)
+    if wrong.any():
+        name = graph.nodes[int(np.argmax(wrong))].name
+        raise ValueError(f"node {name!r}: duration {seconds[wrong].min()}; expected seconds of at least 0")
     columns = np.ascontiguousarray(seconds.reshape(seconds.shape[0], -1))
     finish, latest = _passes(graph.first, graph.waits, columns)
     total = finish.max(axis=0, initial=0.0)

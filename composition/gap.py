@@ -14,6 +14,7 @@ itself predicted (structural gap).
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from composition.argument_checks import check_number, check_shapes
 from workloads.numeric import Array
 
 
@@ -77,8 +78,16 @@ def gap(
 
     `parts_predicted_s`: sum of the parts' predictions. `parts_measured_s`: sum of their measurements, where there are any;
     its difference to the predictions is the kernel-model error. `explained_s`: further known terms by name ("launch",
-    "communication", "queueing"). What is left is "unexplained". Raises `ValueError` for a term name that is reserved.
+    "communication", "queueing"). What is left is "unexplained". Raises `ValueError` for a term name that is reserved,
+    negative times, parts of no time, and shapes that do not broadcast.
     """
+    check_number("level_s", level_s, least=0.0, nan=True)
+    check_number("parts_predicted_s", parts_predicted_s, least=0.0, above=True, nan=True)
+    if parts_measured_s is not None:
+        check_number("parts_measured_s", parts_measured_s, least=0.0, nan=True)
+    known_s = {f"explained_s.{name}": seconds for name, seconds in (explained_s or {}).items()}
+    measured_s = {} if parts_measured_s is None else {"parts_measured_s": parts_measured_s}
+    check_shapes(level_s=level_s, parts_predicted_s=parts_predicted_s, **measured_s, **known_s)
     explained = dict(explained_s or {})
     for name in ("kernel error", "unexplained"):
         if name in explained:

@@ -8,8 +8,10 @@
 Host time that runs while the device works on the iteration before is hidden by `host_overlap` of it (asynchronous scheduling).
 """
 
+import math
 from typing import NamedTuple
 
+from composition.argument_checks import check_number
 from workloads.numeric import Array, namespace
 
 LAUNCH_MODES = ("graph", "eager")
@@ -36,11 +38,17 @@ class EngineOverheads(NamedTuple):
     host_overlap: Array = 0.0
     deviation: Array = 0.3
 
+    def check(self) -> None:
+        """`ValueError` naming the first field that is out of range."""
+        if self.launch not in LAUNCH_MODES:
+            raise ValueError(f"overheads.launch: unknown mode {self.launch!r} (known: {', '.join(LAUNCH_MODES)})")
+        for name in self._fields[1:]:
+            most = 1.0 if name == "host_overlap" else math.inf
+            check_number(f"overheads.{name}", getattr(self, name), least=0.0, most=most)
+
 
 def launch_s(kernels: Array, device_s: Array, overheads: EngineOverheads) -> Array:
     """Seconds that launching `kernels` kernels adds to `device_s` of busy device, [...]."""
-    if overheads.launch not in LAUNCH_MODES:
-        raise ValueError(f"launch: unknown mode {overheads.launch!r} (known: {', '.join(LAUNCH_MODES)})")
     if overheads.launch == "graph":
         return overheads.start_s + overheads.gap_s * kernels + 0.0 * device_s
     xp = namespace(kernels, device_s, overheads.dispatch_s)

@@ -6,6 +6,7 @@ hold for any dependence between the errors. Not covered: schedules that change w
 
 from typing import NamedTuple
 
+from composition.argument_checks import check_number
 from workloads.numeric import Array, namespace
 
 
@@ -18,10 +19,14 @@ class Interval(NamedTuple):
     @classmethod
     def around(cls, time_s: Array, below: Array, above: Array) -> "Interval":
         """`time_s` with relative error at most `below` downwards and `above` upwards (0.1 is 10 %)."""
+        check_number("time_s", time_s, least=0.0, nan=True)
+        check_number("below", below, least=0.0, most=1.0)
+        check_number("above", above, least=0.0)
         return cls(time_s * (1.0 - below), time_s * (1.0 + above))
 
     def repeated(self, count: Array) -> "Interval":
         """`count` times in a row."""
+        check_number("count", count, least=0.0)
         return Interval(self.low_s * count, self.high_s * count)
 
     def contains(self, time_s: Array) -> Array:
@@ -43,6 +48,7 @@ def interval_max(a: Interval, b: Interval) -> Interval:
 
 def interval_overlap(a: Interval, b: Interval, *, factor: Array = 1.0) -> Interval:
     """max + (1 - factor) min, with 0 <= factor <= 1: monotone in both, so the bounds map to the bounds."""
+    check_number("factor", factor, least=0.0, most=1.0)
     xp = namespace(a, b, factor)
 
     def rule(x: Array, y: Array) -> Array:

@@ -14,6 +14,7 @@ from dataclasses import replace
 import jax
 import numpy as np
 
+from composition.argument_checks import check_number, check_shapes
 from composition.deployment import Deployment
 from composition.estimate import Estimate, contended, estimate, known, overlap, serial
 from composition.inter_kernel import EngineOverheads, host_s, launch_s
@@ -42,6 +43,11 @@ def mixed_batch(
     `decode_sequences` single tokens behind `decode_context` cached ones each (their mean: the total cache read over their
     number). Where tokens or sequences are 0 that part does not run. Arguments broadcast.
     """
+    given = {"prefill_tokens": prefill_tokens, "prefill_context": prefill_context, "prefill_requests": prefill_requests}
+    given |= {"decode_sequences": decode_sequences, "decode_context": decode_context}
+    for name, value in given.items():
+        check_number(name, value, least=0.0)
+    check_shapes(**given)
     xp = namespace(prefill_tokens, prefill_requests, decode_sequences)
     chunks = xp.where(xp.asarray(prefill_tokens) > 0, prefill_requests, 0)
     return Batch(
@@ -66,6 +72,8 @@ def iteration_time(
     Array arguments broadcast; compiled with `jax.jit` it compiles once per model structure. Excludes queueing.
     """
     deployment = deployment or Deployment()
+    deployment.check()
+    _check_batch(batch)
     pieces = deployment.microbatches
     part = batch if isinstance(pieces, int) and pieces == 1 else batch.scaled(1.0 / pieces)
     phase = _name(batch)
@@ -88,6 +96,8 @@ def table_time(
     estimates of equal phases share the private errors of their shapes."""
     models = models if models is not None else operator_models()
     overheads = overheads or EngineOverheads()
+    deployment.check()
+    overheads.check()
     operators = _operators(table, chip, models)
     xp = namespace([o.one_s for o in operators], deployment, overheads)
     zero = 0.0 * sum((xp.sum(o.total_s, axis=0) for o in operators), start=0.0)
@@ -142,6 +152,15 @@ def table_time(
         operators=tuple(operators),
         phase=phase,
     )
+
+
+def _check_batch(batch: Batch) -> None:
+    if not batch.prefill and not batch.decode:
+        raise ValueError("batch: no requests; expected at least one group")
+    for part in ("prefill", "decode"):
+        for index, group in enumerate(getattr(batch, part)):
+            for name, value in vars(group).items():
+                check_number(f"batch.{part}[{index}].{name}", value, least=0.0)
 
 
 def _operators(table: OperatorTable, chip: Accelerator, models: Mapping[str, OperatorModel]) -> list[OperatorTimes]:

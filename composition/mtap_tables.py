@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from composition.argument_checks import check_number
 from composition.mtap import (
     DIMENSIONS,
     SILENT_INACCURACY,
@@ -55,6 +56,9 @@ class ToolFacts:
         for code in self.failures:
             if code not in FAILURES:
                 raise ValueError(f"failures: {code!r}; expected some of {', '.join(FAILURES)}")
+        for name in ("gamma", "left_out_mape", "minutes", "device_lines"):
+            if (value := getattr(self, name)) is not None:
+                check_number(name, value, least=0.0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from composition.argument_checks import check_number, check_shapes
 from composition.deployment import Deployment
 from composition.estimate import Estimate, averaged, serial
 from composition.inter_kernel import EngineOverheads
@@ -67,9 +68,13 @@ def request_time(
     """Prefill, decode and both of `batch` requests in flight over the deployment, static batching; arguments broadcast.
 
     Includes and excludes what `iteration_time` does; no queueing, no chunking. `context_points` decode contexts are
-    evaluated.
+    evaluated. `ValueError` naming the field for what is out of range.
     """
     deployment = deployment or Deployment()
+    for name, value in (("batch", batch), ("input_tokens", input_tokens), ("output_tokens", output_tokens)):
+        check_number(name, value, least=1.0)
+    check_number("context_points", context_points, least=1.0)
+    check_shapes(batch=batch, input_tokens=input_tokens, output_tokens=output_tokens)
     options = {"models": models, "overheads": overheads}
     xp = namespace(batch, input_tokens, output_tokens, deployment)
     prefill = iteration_time(model, chip, Batch.prefill_of(batch, input_tokens), deployment, **options)

@@ -4,6 +4,7 @@ import jax.scipy.special
 import numpy as np
 import scipy.special
 
+from composition.argument_checks import check_number
 from workloads.numeric import Array, namespace
 
 
@@ -13,6 +14,7 @@ def expected_maximum(ranks: Array) -> Array:
     Blom's approximation, within 1.5 % for 2 to 10^5 ranks (`sqrt(2 ln n)`, its limit, is 43 % too high at 8 ranks).
     Source: Blom, "Statistical Estimates and Transformed Beta-Variables", 1958.
     """
+    check_number("ranks", ranks, least=1.0)
     xp = namespace(ranks)
     n = xp.maximum(1.0 * xp.asarray(ranks), 1.0)
     quantile = (n - 0.375) / (n + 0.25)
@@ -21,4 +23,5 @@ def expected_maximum(ranks: Array) -> Array:
 
 def straggler_inflation(ranks: Array, deviation: Array) -> Array:
     """Factor by which synchronous `ranks` of relative `deviation` each are slower than their mean, [...]."""
+    check_number("deviation", deviation, least=0.0)
     return 1.0 + deviation * expected_maximum(ranks)

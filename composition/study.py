@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from composition.argument_checks import check_number
 from composition.gap import Gap
 
 #: Resamples of the cases behind a confidence interval.
@@ -52,8 +53,9 @@ class Cancellation(NamedTuple):
 def cancellation(case: KernelCase) -> Cancellation:
     """Entering and kept error of one case over its measured kernels; `deviation`: root mean square error of its distinct kernels.
 
-    `ValueError` where no kernel was measured.
+    `ValueError` where no kernel was measured, and for counts and times that cannot be.
     """
+    check_case(case, "case")
     known = np.isfinite(case.measured_s) & np.isfinite(case.predicted_s)
     if not known.any():
         raise ValueError("measured_s: no kernel of the case was measured; expected at least one")
@@ -64,6 +66,17 @@ def cancellation(case: KernelCase) -> Cancellation:
     rms = float(np.sqrt(np.mean(np.log(case.measured_s[known] / case.predicted_s[known]) ** 2)))
     entering = float((share * abs(error)).sum())
     return Cancellation(entering, abs(signed), signed, rms, float(case.count[known].sum()), int(known.sum()))
+
+
+def check_case(case: KernelCase, path: str) -> None:
+    """`ValueError` naming the field below `path` unless counts are known and at least 0, times positive or NaN, shapes equal."""
+    check_number(f"{path}.count", case.count, least=0.0)
+    for name in ("predicted_s", "measured_s"):
+        check_number(f"{path}.{name}", getattr(case, name), least=0.0, above=True, nan=True)
+    shapes = {np.shape(value) for value in case}
+    if len(shapes) > 1 or len(next(iter(shapes))) != 1:
+        listed = ", ".join(f"{name} {np.shape(value)}" for name, value in case._asdict().items())
+        raise ValueError(f"{path}: shapes {listed}; expected one number per kernel each")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +98,8 @@ class CompositionStudy:
                 )
         if self.kernels and len(self.kernels) != len(self.cases):
             raise ValueError(f"kernels: {len(self.kernels)} given; expected one per case ({len(self.cases)})")
+        for index, case in enumerate(self.kernels):
+            check_case(case, f"kernels[{index}]")
 
     def to_frame(self) -> Any:
         """One row per case and boundary: signed gap, gamma and every term relative to the parts."""
@@ -155,6 +170,10 @@ def error_rules(
     common to its `family`, `count` runs. "sqrt(N) sigma" and "sigma / sqrt(N)" take N = sum of counts and the mean deviation;
     "shared + private": sum over families (sum share shared)^2 + sum share^2 (deviation^2 - shared^2).
     """
+    for name, value in (("share", share), ("deviation", deviation), ("shared", shared), ("count", count)):
+        check_number(name, value, least=0.0)
+        if np.shape(value) != (len(family),):
+            raise ValueError(f"{name}: shape {np.shape(value)}; expected ({len(family)},), one per family name")
     runs, sigma = float(np.sum(count)), float(np.sum(share * deviation))
     groups = {name: np.array([f == name for f in family]) for name in dict.fromkeys(family)}
     common = sum(float(np.sum((share * shared)[mask])) ** 2 for mask in groups.values())

@@ -14,6 +14,7 @@ Korthikanti et al., "Reducing activation recomputation", MLSys 2023; `compositio
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from composition.argument_checks import check_number
 from composition.straggler import expected_maximum
 from hardware import Accelerator
 from roofline import KernelTime, operator_bound
@@ -64,6 +65,15 @@ def training_time(
     wait for each other. Arguments broadcast. NaN where a degree does not divide.
     Excludes: data loading, checkpoints, validation; overlap of tensor-parallel collectives with compute.
     """
+    for name, value in (
+        ("microbatches", microbatches),
+        ("interleave", interleave),
+        ("context_parallel", context_parallel),
+    ):
+        check_number(name, value, least=1.0)
+    check_number("matrix_efficiency", matrix_efficiency, least=0.0, above=True)
+    check_number("gradient_overlap", gradient_overlap, least=0.0, most=1.0)
+    check_number("rank_deviation", rank_deviation, least=0.0)
     xp = namespace(table, parallelism, microbatches, matrix_efficiency, interleave)
     kind_s: dict[str, Array] = {}
     sums = {"communication": 0.0, "sends": 0.0, "gradients": 0.0, "optimiser": 0.0}
@@ -117,6 +127,10 @@ def zero3_time(
     kernels and communication that hides behind the longer. `table`: of a step with `distributed_optimiser`; its own gradient
     collectives are replaced. Source: Rajbhandari et al., "ZeRO", SC 2020, section 7 (3 x the parameters per step and microbatch).
     """
+    check_number("weight_bytes", weight_bytes, least=0.0)
+    check_number("gathers", gathers, least=0.0)
+    check_number("overlap", overlap, least=0.0, most=1.0)
+    check_number("rank_deviation", rank_deviation, least=0.0)
     xp = namespace(table, parallelism, microbatches)
     local = training_time(
         table, chip, parallelism, microbatches=microbatches, estimator=estimator, matrix_efficiency=matrix_efficiency

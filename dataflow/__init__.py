@@ -17,10 +17,10 @@ from dataflow.density import (
     Measured,
     Structured,
     Uniform,
-    density_model,
     histogram,
     measured,
 )
+from dataflow.density_model import density_model
 from dataflow.energy import Energy, energy
 from dataflow.evaluation import Evaluation, evaluate, explain
 from dataflow.layer_estimator import preset_estimator

@@ -10,11 +10,12 @@ from dataclasses import dataclass, field, fields, replace
 
 import jax
 import numpy as np
+from jax.core import Tracer
 
 from dataflow.problem import unknown
 from workloads.numeric import Array
 
-INF = float("inf")
+INF, NAN = float("inf"), float("nan")
 
 
 @jax.tree_util.register_dataclass
@@ -28,8 +29,8 @@ class Storage:
     - `buffers`: copies of each tile held at once; 2 = double buffering (the tiles may then use 1/2 of the capacity).
     - `read_`, `write_`, `shared_words_per_cycle`: bandwidth of one instance; fills and updates are writes, `shared`
       bounds the sum.
-    - `read_joules`, `write_joules` (fills), `update_joules`: per block access. `leakage_watts`, `area_m2`: of one
-      instance.
+    - `read_joules`, `write_joules` (fills), `update_joules`: per block access, NaN where unknown. `leakage_watts`,
+      `area_m2`: of one instance.
     - `multicast`: one read serves all children that need the same words at the same step (else one read for each).
     - `spatial_reduction`: partial sums of children are added on the way up (else each is written).
     - `keeps`: the tensors stored here by default, None for all; a mapping may say otherwise.
@@ -117,6 +118,21 @@ class Architecture:
             total = total + self.instances(i) * level.leakage_watts
         return total
 
+    @property
+    def unknown_energies(self) -> tuple[str, ...]:
+        """Names of the levels and compute units whose energy per access is NaN; energies of a run are then NaN too."""
+        storage = [level for level in self.levels if level.stores]
+        joules = [(s.name, s.read_joules, s.write_joules, s.update_joules) for s in storage]
+        return tuple(
+            name for name, *given in [*joules, (self.compute.name, self.compute.mac_joules)] if _unknown(given)
+        )
+
+    @property
+    def energy_note(self) -> str:
+        """A line that says whose energy per access is unknown; "" where all are known."""
+        names = self.unknown_energies
+        return f"energy unknown: no energy per access of {', '.join(names)}" if names else ""
+
     def index(self, level: int | str) -> int:
         """Position of a level given by name or position; ValueError with the nearest known name."""
         if isinstance(level, int):
@@ -139,10 +155,15 @@ class Architecture:
 def architecture(
     levels: list[Storage], compute: Compute | None = None, name: str = "architecture", clock_hz: Array = 1e9
 ) -> Architecture:
-    """A checked `Architecture`. Raises ValueError with the field's path for duplicate names and values that cannot
-    be."""
+    """A checked `Architecture`. Where no energy at all is given, energies are NaN: unknown, not zero.
+
+    Raises ValueError with the field's path for duplicate names and values that cannot be.
+    """
     if not levels:
         raise ValueError("architecture.levels: empty, expected at least one storage level")
+    for i, level in enumerate(levels):
+        if not isinstance(level, Storage):
+            raise ValueError(f"architecture.levels[{i}]: a {type(level).__name__}, expected a Storage")
     names = [level.name for level in levels]
     for name_ in names:
         if names.count(name_) > 1:
@@ -154,9 +175,23 @@ def architecture(
     compute = compute or Compute()
     _check(compute, "architecture.compute", ("word_bits",), ("mac_joules", "leakage_watts", "area_m2"))
     _check({"clock_hz": clock_hz}, "architecture", ("clock_hz",), ())
+    energies = [getattr(level, key) for level in levels for key in _LEVEL_JOULES]
+    if not any(_given(joules) for joules in (*energies, compute.mac_joules)):
+        levels = [replace(level, **dict.fromkeys(_LEVEL_JOULES, NAN)) for level in levels]
+        compute = replace(compute, mac_joules=NAN)
     return Architecture(tuple(levels), compute, clock_hz, name)
 
 
+def _given(joules: Array) -> bool:
+    """Whether an energy is more than the default of 0."""
+    return not (isinstance(joules, int | float) and joules == 0)
+
+
+def _unknown(energies: list[Array]) -> bool:
+    return any(bool(np.any(np.isnan(np.asarray(e)))) for e in energies if not isinstance(e, Tracer))
+
+
+_LEVEL_JOULES = ("read_joules", "write_joules", "update_joules")
 _MUST_BE_POSITIVE = (
     *("capacity_words", "word_bits", "block_words", "fanout_x", "fanout_y", "buffers"),
     *("read_words_per_cycle", "write_words_per_cycle", "shared_words_per_cycle"),
@@ -170,10 +205,10 @@ def _check(holder: object, path: str, positive: tuple[str, ...], non_negative: t
         if isinstance(value, jax.Array):
             continue
         values = np.asarray(value)
-        wrong = values.dtype.kind not in "iuf" or np.any(
-            np.isnan(values) | (values <= 0 if key in positive else values < 0)
-        )
+        unlimited = key == "words" or key.startswith("capacity") or key.endswith("per_cycle")
+        wrong = values.dtype.kind not in "iuf" or not values.size
+        wrong = wrong or np.any(values <= 0 if key in positive else values < 0)
+        wrong = wrong or np.any(np.isnan(values) & ("joules" not in key)) or np.any(np.isinf(values) & (not unlimited))
         if wrong:
-            raise ValueError(
-                f"{path}.{key}: {value!r}, expected {'positive' if key in positive else 'non-negative'} numbers"
-            )
+            kind = "positive" if key in positive else "non-negative"
+            raise ValueError(f"{path}.{key}: {value!r}, expected {kind} numbers{'' if unlimited else ' (finite)'}")

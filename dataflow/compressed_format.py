@@ -16,10 +16,12 @@ density model, by linearity. CSR is ("UOP", "CP"), a coordinate list one flatten
 Source: Wu et al., "Sparseloop", MICRO 2022; Chou et al., "Format abstraction for sparse tensor algebra", OOPSLA 2018.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from dataflow.density import Density, words_of
 from dataflow.nest import Nest
@@ -90,16 +92,25 @@ class Occupancy(NamedTuple):
 
 def rank_format(kind: str, path: str = "format", **values) -> RankFormat:
     """A checked `RankFormat`; long names of the kinds are understood. ValueError naming the nearest known kind."""
+    for key in values:
+        if key not in (known := ("bits", "longest_run", "dimensions", "down_to")):
+            raise ValueError(unknown("field", key, known, path))
     short = _ALIASES.get(kind.lower().replace("_", " "), kind.upper()) if isinstance(kind, str) else kind
     if short not in KINDS:
         raise ValueError(unknown("rank format", kind, [*KINDS, *_ALIASES], path))
     for key in ("bits", "longest_run"):
         value = values.get(key)
-        if value is not None and not isinstance(value, jax.Array) and not value > 0:
+        if value is not None and not isinstance(value, jax.Array) and not _positive(value):
             raise ValueError(f"{path}.{key}: {value!r}, expected a positive number")
     if values.get("longest_run") is not None and short != "RLE":
         raise ValueError(f"{path}.longest_run: given for '{short}', expected for 'RLE' only")
     return RankFormat(kind=short, **values)
+
+
+def _positive(value: Any) -> bool:
+    return isinstance(value, int | float | np.ndarray | np.generic) and bool(
+        np.all((np.asarray(value) > 0) & np.isfinite(value))
+    )
 
 
 def tensor_format(ranks, path: str = "format") -> tuple[RankFormat, ...]:
@@ -110,6 +121,8 @@ def tensor_format(ranks, path: str = "format") -> tuple[RankFormat, ...]:
         if ranks.lower() not in names and ranks.upper() not in KINDS and ranks.lower() not in _ALIASES:
             raise ValueError(unknown("format", ranks, [*_NAMED, *KINDS], path))
         ranks = kinds
+    if not isinstance(ranks, Iterable):
+        raise ValueError(f"{path}: {ranks!r}, expected the name of a format or a list of rank formats")
     found = tuple(r if isinstance(r, RankFormat) else rank_format(r, f"{path}.ranks[{i}]") for i, r in enumerate(ranks))
     if not found:
         raise ValueError(f"{path}.ranks: empty, expected at least one rank format of {', '.join(KINDS)}")

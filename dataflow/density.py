@@ -20,7 +20,6 @@ import jax
 import numpy as np
 from scipy.special import betaln
 
-from dataflow.problem import unknown
 from workloads.numeric import Array, namespace
 
 #: Extents along the ranks of a tensor.
@@ -226,7 +225,13 @@ class Histogram:
 
 def measured(mask: Array) -> Measured:
     """The density model of an actual tensor: `mask` [ranks] is nonzero where the tensor is."""
-    held = np.asarray(mask) != 0
+    try:
+        values = np.asarray(mask)
+    except ValueError:  # rows of unequal lengths
+        values = np.asarray("ragged")
+    if values.dtype.kind not in "biuf" or np.any(np.isnan(values)):
+        raise ValueError(f"density.mask: {repr(mask)[:60]}, expected an array of numbers, nonzero where the tensor is")
+    held = values != 0
     if held.ndim == 0 or held.size == 0:
         raise ValueError(f"density.mask: shape {held.shape}, expected the tensor, a rank per axis")
     sums = np.zeros([n + 1 for n in held.shape])
@@ -238,12 +243,21 @@ def measured(mask: Array) -> Measured:
 
 def histogram(occupancies: Mapping[int, Sequence[int]]) -> Histogram:
     """The density model from histograms: `{tile words: [tiles with 0 nonzeros, with 1, ...]}`, any number of tile sizes."""
-    if not occupancies:
-        raise ValueError("density.occupancies: empty, expected {tile words: [tiles with 0, 1, ... nonzeros]}")
+    if not isinstance(occupancies, Mapping) or not occupancies:
+        raise ValueError(
+            f"density.occupancies: {occupancies!r}, expected {{tile words: [tiles with 0, 1, ... nonzeros]}}"
+        )
+    for words in occupancies:
+        if isinstance(words, bool) or not isinstance(words, int | np.integer) or words < 1:
+            raise ValueError(f"density.occupancies: {words!r}, expected a positive integer, the words of a tile")
     means, empty, most = [], [], []
     for words in sorted(occupancies):
-        tiles = np.asarray(occupancies[words], dtype=float)
-        if words < 1 or tiles.ndim != 1 or not 0 < len(tiles) <= words + 1 or np.any(tiles < 0) or tiles.sum() == 0:
+        try:
+            tiles = np.asarray(occupancies[words], dtype=float)
+        except (TypeError, ValueError):
+            tiles = np.zeros(0)
+        counted = tiles.ndim == 1 and 0 < len(tiles) <= words + 1 and bool(np.all((tiles >= 0) & np.isfinite(tiles)))
+        if not counted or tiles.sum() == 0:
             raise ValueError(f"density.occupancies.{words}: {occupancies[words]!r}, expected up to {words + 1} counts")
         means.append(float(np.sum(tiles * np.arange(len(tiles))) / tiles.sum() / words))
         empty.append(float(tiles[0] / tiles.sum()))
@@ -252,52 +266,12 @@ def histogram(occupancies: Mapping[int, Sequence[int]]) -> Histogram:
     return Histogram(float(np.mean(means)), sizes, np.asarray(empty), np.asarray(most))
 
 
-def density_model(kind: str, path: str = "density", **values: Any) -> Density:
-    """A checked model by name: "uniform" (or "hypergeometric"; density), "fixed_structured" (density), "structured" (n, m),
-    "banded" (half_width, shape), "measured" (mask), "histogram" (occupancies). ValueError with the field's path."""
-    makers: dict[str, tuple[Any, tuple[str, ...]]] = {
-        "uniform": (Uniform, ("density",)),
-        "hypergeometric": (Uniform, ("density",)),
-        "fixed_structured": (EvenlySpread, ("density",)),
-        "structured": (Structured, ("n", "m", "rank")),
-        "banded": (Banded, ("half_width", "shape", "ranks")),
-        "measured": (measured, ("mask",)),
-        "histogram": (histogram, ("occupancies",)),
-    }
-    if kind not in makers:
-        raise ValueError(unknown("density model", kind, makers, path))
-    make, known = makers[kind]
-    for key in values:
-        if key not in known:
-            raise ValueError(unknown("field", key, known, path))
-    for key in known[: 2 if kind in ("structured", "banded") else 1]:
-        if key not in values:
-            raise ValueError(f"{path}.{key}: missing, expected for the density model '{kind}'")
-    _check(kind, values, path)
-    return make(**values)
-
-
 def words_of(extents: Extents) -> Array:
     """Product of the extents, [...]."""
     total: Array = 1.0
     for extent in extents:
         total = total * extent
     return total
-
-
-def _check(kind: str, values: Mapping[str, Any], path: str) -> None:
-    def wrong(value: Any, low: float, high: float) -> bool:
-        if isinstance(value, jax.Array):
-            return False
-        numbers = np.asarray(value)
-        return numbers.dtype.kind not in "iuf" or not bool(np.all((numbers >= low) & (numbers <= high)))
-
-    if "density" in values and wrong(values["density"], 0.0, 1.0):
-        raise ValueError(f"{path}.density: {values['density']!r}, expected a share of nonzeros from 0 to 1")
-    if kind == "structured" and (wrong(values["m"], 1.0, np.inf) or wrong(values["n"], 0.0, np.max(values["m"]))):
-        raise ValueError(f"{path}: {values['n']!r}:{values['m']!r}, expected 0 <= n <= m, m >= 1")
-    if kind == "banded" and wrong(values["half_width"], 0.0, np.inf):
-        raise ValueError(f"{path}.half_width: {values['half_width']!r}, expected zero or more")
 
 
 def _none_drawn(words: Array, nonzeros: Array, drawn: Array) -> Array:

@@ -21,7 +21,8 @@ class Energy(NamedTuple):
 def energy(architecture: Architecture, counts: Counts, cycles: Array, rounding: Rounding = exact) -> Energy:
     """Energy of all accesses. Reads, fills (written) and updates of an instance each fill up their last block.
 
-    Excludes: wires, address generation, idle clock power; leakage is given apart and is not in `total`.
+    Excludes: wires, address generation, idle clock power; leakage is given apart and is not in `total`. NaN where an energy
+    per access is unknown (`Architecture.energy_note`).
     """
     total: Array = counts.macs * architecture.compute.mac_joules
     compute = total

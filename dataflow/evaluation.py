@@ -17,8 +17,8 @@ class Evaluation(NamedTuple):
     """Result of a mapping, arrays of the broadcast shape of problem, architecture and mapping.
 
     `cycles`, `utilisation` (MACs / (cycles x compute units)), `energy_joules` (without leakage), `edp`
-    (joule-seconds) are NaN where `reason` is not 0; `explain` turns a reason into a sentence. `level_cycles` shows
-    what bounds. Area is of storage and compute.
+    (joule-seconds) are NaN where `reason` is not 0; `explain` turns a reason into a sentence. Energies are NaN, too, where
+    the architecture has none (`Architecture.energy_note`). `level_cycles` shows what bounds. Area is of storage and compute.
     """
 
     cycles: Array

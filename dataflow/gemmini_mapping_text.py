@@ -17,17 +17,21 @@ _SPATIAL = {2: "K", 1: "C"}
 
 def read_mappings(texts: Iterable[str]) -> Mapping:
     """One `Mapping` whose leading axis runs over `texts`. ValueError names the text's place and what is wrong."""
+    if isinstance(texts, str) or not isinstance(texts, Iterable):
+        raise ValueError(f"mappings: {repr(texts)[:60]}, expected a list of texts")
     texts = list(texts)
     temporal = np.ones((len(texts), 4, 7))
     spatial = np.ones((len(texts), 7))
     order = np.tile(np.arange(7), (len(texts), 4, 1))
     for i, text in enumerate(texts):
         where = f"mappings[{i}]" if len(texts) > 1 else "mapping"
+        if not isinstance(text, str):
+            raise ValueError(f"{where}: {repr(text)[:60]}, expected text")
         parts = text.split(" - ")
         if len(parts) != 4:
-            raise ValueError(f"{where}: {len(parts)} levels in {text!r}, expected 4 separated by ' - '")
+            raise ValueError(f"{where}: {len(parts)} levels in {text[:80]!r}, expected 4 separated by ' - '")
         for level, part in zip((3, 2, 1, 0), parts):
-            head, *loops = part.split()
+            head, *loops = part.split() or [""]
             if head != f"L{level}[{_KEEPS[level]}]":
                 raise ValueError(f"{where}: level {head!r}, expected 'L{level}[{_KEEPS[level]}]'")
             _read_level(f"{where}.L{level}", loops, level, temporal[i, level], spatial[i], order[i, level])
@@ -54,15 +58,19 @@ def write_mappings(mapping: Mapping) -> list[str]:
 def _read_level(where: str, loops: list[str], level: int, temporal, spatial, order) -> None:
     seen: list[int] = []
     for loop in loops:
-        match = re.fullmatch(r"([A-Z])(\d+)(X?)", loop)
+        match = re.fullmatch(r"([A-Z])([0-9]{1,15})(X?)", loop)
         if not match or match[1] not in DIMENSIONS or int(match[2]) < 1:
-            raise ValueError(f"{where}: loop {loop!r}, expected one of {', '.join(DIMENSIONS)} with a positive factor")
+            raise ValueError(
+                f"{where}: loop {loop[:40]!r}, expected one of {', '.join(DIMENSIONS)} with a positive factor"
+            )
         dimension = DIMENSIONS.index(match[1])
         if match[3]:
             if match[1] != _SPATIAL.get(level):
                 raise ValueError(
                     f"{where}: spatial loop {loop!r}, expected only {_SPATIAL.get(level, 'temporal loops')}"
                 )
+            if spatial[dimension] != 1:
+                raise ValueError(f"{where}: spatial dimension {match[1]!r} twice")
             spatial[dimension] = int(match[2])
             continue
         if dimension in seen:

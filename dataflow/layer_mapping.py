@@ -19,6 +19,8 @@ from dataflow.presets import DataflowRule, LevelRule, Preset, Roles, preset, rol
 from dataflow.problem import Problem, unknown
 
 OBJECTIVES = ("edp", "latency", "energy")
+#: Multiply-accumulates of the largest layer, up to which float64 counts are exact.
+MOST_MACS = 2**53
 #: Orders of a rule's roles that are tried by default.
 MOST_VARIANTS = 64
 
@@ -45,13 +47,19 @@ def run_layer(
 ) -> LayerRun:
     """Run one layer (sizes are plain integers) on a preset with its default dataflow, or with the one named.
 
-    `objective`: what the best order of the rule's roles is judged by, "edp", "latency" (ties: energy) or "energy".
+    `objective`: what the best order of the rule's roles is judged by, "edp" (where energies are unknown: as "latency"),
+    "latency" (ties: energy) or "energy".
     `variants`: how many orders are tried. `mapping` replaces the rule. Raises ValueError where nothing fits, naming
-    level, tensor and words.
+    level, tensor and words, and beyond 2^53 multiply-accumulates, up to which counts are exact.
     """
+    if not isinstance(variants, int | np.integer) or isinstance(variants, bool) or variants < 1:
+        raise ValueError(f"variants: {variants!r}, expected a positive integer")
+    _check_size(problem)
     chosen = preset(on) if isinstance(on, str) else on
     if objective not in OBJECTIVES:
         raise ValueError(unknown("objective", objective, OBJECTIVES))
+    if objective == "energy" and chosen.architecture.energy_note:
+        raise ValueError(f"{chosen.name}: objective 'energy', but {chosen.architecture.energy_note}")
     rule, made = chosen.dataflow(dataflow), chosen.architecture_for(problem)
     if mapping is not None:
         found = evaluate(problem, made, mapping)
@@ -67,6 +75,17 @@ def run_layer(
         raise ValueError(f"{chosen.name}, {rule.name}: {explain(problem, made, batch[0])}")
     one = batch[best]
     return LayerRun(problem, made, one, evaluate(problem, made, one), rule.name, batch.shape[0])
+
+
+def _check_size(problem: Problem) -> None:
+    macs = 1.0
+    for dim, size in problem.sizes.items():
+        if np.ndim(size):
+            raise ValueError(f"problem.sizes.{dim}: {np.size(size)} values, expected one layer at a time")
+        macs *= float(np.asarray(size))
+    if macs > MOST_MACS:
+        sizes = ", ".join(f"{dim} {int(np.asarray(size))}" for dim, size in problem.sizes.items())
+        raise ValueError(f"problem.sizes: {sizes} make {macs:.3g} multiply-accumulates, expected at most 2^53")
 
 
 def rule_mapping(problem: Problem, architecture: Architecture, rule: DataflowRule) -> Mapping:
@@ -182,15 +201,21 @@ class _Room:
 
     def largest(self, bounds, spatial, level: int, dim: str, rest: int) -> int:
         """The largest even cut of `rest` that this level and all above it hold."""
-        passes = 1
-        while passes < rest:
-            factor = -(-rest // passes)
+
+        def holds(factor: int) -> bool:
             bounds[level][dim] = factor
-            if self._holds(bounds, spatial, level):
-                return factor
-            # The next smaller factor that an even cut gives.
-            passes = -(-rest // (factor - 1)) if factor > 1 else rest
-        return 1
+            return self._holds(bounds, spatial, level)
+
+        # Tiles grow with their factors, so the largest factor that fits is found by halving; the even cut into as many
+        # passes is not above it.
+        low, high = 1, rest
+        if holds(rest):
+            return rest
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if holds(middle) else (low, middle)
+        passes = -(-rest // low)
+        return -(-rest // passes)
 
     def _holds(self, bounds, spatial, lowest: int) -> bool:
         tile = dict.fromkeys(self.sizes, 1)

@@ -26,7 +26,7 @@ class LayerCost:
     `compute_cycles`: what all but the outer memory take; `input_words`, `output_words`: its traffic with the outer
     memory that fusion could spare; `other_words`: the rest (weights, revisits). `working_words`: on-chip words in use
     while it runs; `intermediate_words`: on-chip words of its output while it waits for the next layer (default:
-    `output_words`). `on_chip_joules`: energy without the outer memory.
+    `output_words`). `on_chip_joules`: energy without the outer memory (NaN: unknown).
     """
 
     name: str
@@ -87,7 +87,9 @@ def run_sequence(layers: Sequence[LayerCost], memory: OuterMemory, *, fuse: bool
         raise ValueError("layers: empty, expected at least one layer")
     for i, layer in enumerate(layers):
         for name in _FIELDS[:-1]:
-            if not np.all(np.asarray(getattr(layer, name)) >= 0.0):
+            values = np.asarray(getattr(layer, name))
+            unknown_joules = np.isnan(values) & (name == "on_chip_joules")
+            if not np.all((values >= 0.0) | unknown_joules):
                 raise ValueError(f"layers[{i}].{name}: {getattr(layer, name)!r}, expected a non-negative number")
         if not np.all(np.asarray(layer.count) >= 1.0):
             raise ValueError(f"layers[{i}].count: {layer.count!r}, expected at least 1")

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Sequence
 from collections.abc import Mapping as MappingOf
 from dataclasses import dataclass, field, replace
+from math import prod
 from typing import Any, NamedTuple
 
 import jax
@@ -16,6 +17,9 @@ import numpy as np
 from dataflow.architecture import Architecture
 from dataflow.problem import Problem, unknown
 from workloads.numeric import Array
+
+#: Up to here float64 holds every integer.
+_LARGEST_BOUND = 2**53
 
 
 class Loop(NamedTuple):
@@ -101,7 +105,7 @@ class Mapping:
         for d, dim in enumerate(self.dimensions):
             size = int(np.asarray(problem.sizes[dim]))
             factors = self.factors()[..., d]
-            product = int(np.prod(factors))
+            product = prod(int(f) for f in factors)
             parts = "*".join(str(f) for f in factors if f > 1) or "1"
             if product < size or (product > size and not self.ragged):
                 hint = "; a ragged mapping may exceed it" if product > size else ""
@@ -160,26 +164,19 @@ def mapping(
 ) -> Mapping:
     """One mapping from its loops, `{"DRAM": [("M", 4), ("K", 2, "X")], ...}` (outermost first within a level), checked.
 
-    `keeps` replaces the default of the levels it names. Errors as in `Mapping.checked`.
+    A loop is (dimension, bound) or (dimension, bound, axis). `keeps` replaces the default of the levels it names.
+    Errors as in `Mapping.checked`, and ValueError naming the place for what is not a loop.
     """
     names = architecture.level_names
-    by_level = dict(loops) if isinstance(loops, MappingOf) else dict(zip(names, loops, strict=True))
-    for level in (*by_level, *(keeps or {})):
-        if level not in names:
-            raise ValueError(unknown("level", level, names, "mapping.levels"))
+    by_level = _by_level(loops, names)
+    keeps = _keeps(keeps, names)
     shape = (len(names), len(problem.dimensions))
     temporal, spatial_x, spatial_y = np.ones(shape), np.ones(shape), np.ones(shape)
     position = np.tile(np.arange(shape[1], dtype=float) + shape[1], (shape[0], 1))
     for i, level in enumerate(names):
         for place, entry in enumerate(by_level.get(level, ())):
-            dim, bound, axis = Loop(*entry)
+            dim, bound, axis = _checked_loop(entry, problem, f"mapping.levels.{level}", place)
             path = f"mapping.levels.{level}.{dim}"
-            if dim not in problem.dimensions:
-                raise ValueError(unknown("dimension", dim, problem.dimensions, f"mapping.levels.{level}"))
-            if axis not in ("", "X", "Y"):
-                raise ValueError(f"{path}: axis '{axis}', expected '' (temporal), 'X' or 'Y'")
-            if bound != int(bound) or bound < 1:
-                raise ValueError(f"{path}: bound {bound}, expected a positive integer")
             d = problem.dimensions.index(dim)
             target = {"": temporal, "X": spatial_x, "Y": spatial_y}[axis]
             if target[i, d] != 1 and bound != 1:
@@ -190,7 +187,7 @@ def mapping(
                     position[i, d] = place
     position = np.argsort(np.argsort(position, axis=-1, kind="stable"), axis=-1).astype(float)
     kept = [list(names_) for names_ in default_keeps(problem, architecture)]
-    for level, tensors in (keeps or {}).items():
+    for level, tensors in keeps.items():
         kept[names.index(level)] = list(tensors)
     made = Mapping(
         temporal=temporal,
@@ -206,7 +203,12 @@ def mapping(
 
 
 def mapping_from_text(text: str, problem: Problem, architecture: Architecture) -> Mapping:
-    """Reads what `Mapping.to_text` writes. A level that is left out has no loops and keeps its default tensors."""
+    """Reads what `Mapping.to_text` writes. A level that is left out has no loops and keeps its default tensors.
+
+    ValueError names the line, or the level and dimension.
+    """
+    if not isinstance(text, str):
+        raise ValueError(f"mapping: a {type(text).__name__}, expected text, a line for each level")
     ragged, loops, keeps = False, {}, {}
     for number, line in enumerate(text.strip().splitlines(), 1):
         if line.strip() in ("", "ragged"):
@@ -241,8 +243,53 @@ def stack(mappings: Sequence[Mapping]) -> Mapping:
     return replace(first, **{key: np.stack([np.asarray(getattr(m, key)) for m in mappings]) for key in keys})
 
 
+def _by_level(loops: Any, names: tuple[str, ...]) -> dict[str, list[Any]]:
+    """Loops by level, from a dictionary or from one list for each level."""
+    if not isinstance(loops, MappingOf):
+        if isinstance(loops, str) or not isinstance(loops, Iterable):
+            raise ValueError(f"mapping.levels: {loops!r}, expected {{level: [(dimension, bound), ...]}}")
+        loops = list(loops)
+        if len(loops) != len(names):
+            raise ValueError(f"mapping.levels: loops of {len(loops)} levels, expected {len(names)}: {', '.join(names)}")
+        loops = dict(zip(names, loops, strict=True))
+    for level, found in loops.items():
+        if level not in names:
+            raise ValueError(unknown("level", level, names, "mapping.levels"))
+        if isinstance(found, str) or not isinstance(found, Iterable):
+            raise ValueError(f"mapping.levels.{level}: {found!r}, expected a list of (dimension, bound) loops")
+    return {level: list(found) for level, found in loops.items()}
+
+
+def _keeps(keeps: Any, names: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+    """Names of tensors by level."""
+    if keeps is None:
+        return {}
+    if not isinstance(keeps, MappingOf):
+        raise ValueError(f"mapping.keeps: {keeps!r}, expected {{level: [tensor, ...]}}")
+    for level, tensors in keeps.items():
+        if level not in names:
+            raise ValueError(unknown("level", level, names, "mapping.levels"))
+        if isinstance(tensors, str) or not isinstance(tensors, Iterable):
+            raise ValueError(f"mapping.keeps.{level}: {tensors!r}, expected a list of tensors")
+    return {level: tuple(tensors) for level, tensors in keeps.items()}
+
+
+def _checked_loop(entry: Any, problem: Problem, path: str, place: int) -> Loop:
+    if isinstance(entry, str) or not isinstance(entry, Sequence) or len(entry) not in (2, 3):
+        raise ValueError(f"{path}[{place}]: {entry!r}, expected (dimension, bound) or (dimension, bound, axis)")
+    dim, bound, axis = Loop(*entry)
+    if dim not in problem.dimensions:
+        raise ValueError(unknown("dimension", dim, problem.dimensions, path))
+    if axis not in ("", "X", "Y"):
+        raise ValueError(f"{path}.{dim}: axis {axis!r}, expected '' (temporal), 'X' or 'Y'")
+    number = isinstance(bound, int | float | np.integer | np.floating) and not isinstance(bound, bool)
+    if not number or not 1 <= bound <= _LARGEST_BOUND or bound != int(bound):
+        raise ValueError(f"{path}.{dim}: bound {repr(bound)[:40]}, expected a positive integer")
+    return Loop(dim, int(bound), axis)
+
+
 def _loop(entry: str, path: str) -> Loop:
-    match = re.fullmatch(r"(.+):(\d+)([XY]?)", entry)
+    match = re.fullmatch(r"(.+):([0-9]{1,16})([XY]?)", entry)
     if not match:
         raise ValueError(f"{path}: loop '{entry}', expected DIM:BOUND, DIM:BOUNDX or DIM:BOUNDY")
     return Loop(match[1], int(match[2]), match[3])

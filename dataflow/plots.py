@@ -47,12 +47,16 @@ def reuse_frame(run: LayerRun) -> pd.DataFrame:
 
 
 def energy_frame(runs: MappingOf[str, LayerRun]) -> pd.DataFrame:
-    """Joules per layer (rows) and level, with the MACs as a column of their own (columns, outermost level first)."""
+    """Joules per layer (rows) and level, with the MACs as a column of their own (columns, outermost level first).
+
+    NaN where energies are unknown, 0 for a level that a layer's accelerator does not have.
+    """
     rows = {}
     for layer, run in runs.items():
         spent = {level: sum(float(x) for x in by.values()) for level, by in run.evaluation.energy.levels.items()}
         rows[layer] = spent | {"MAC": float(run.evaluation.energy.compute)}
-    return pd.DataFrame.from_dict(rows, orient="index").fillna(0.0)
+    every = dict.fromkeys((level for spent in rows.values() for level in spent if level != "MAC"), 0.0)
+    return pd.DataFrame.from_dict({layer: every | spent for layer, spent in rows.items()}, orient="index")
 
 
 def latency_frame(runs: MappingOf[str, LayerRun]) -> pd.DataFrame:
@@ -78,6 +82,9 @@ def energy_bars(runs: MappingOf[str, LayerRun], *, per_mac: bool = False, ax: An
         frame, unit = frame * scale, f"energy ({name}J)"
     _stack(ax, frame)
     ax.set_ylabel(unit)
+    for place, unknown in enumerate(frame.isna().any(axis=1)):
+        if unknown:
+            ax.annotate("unknown", (place, 0.0), xytext=(0, 3), textcoords="offset points", ha="center", fontsize=8)
     return ax
 
 
@@ -148,7 +155,7 @@ def _axes(ax: Any) -> Any:
 def _stack(ax: Any, frame: pd.DataFrame) -> None:
     bottom = np.zeros(len(frame))
     for name in frame.columns:
-        values = frame[name].to_numpy(float)
+        values = np.nan_to_num(frame[name].to_numpy(float))
         ax.bar(range(len(frame)), values, bottom=bottom, width=0.65, label=str(name).replace("_", " "))
         bottom = bottom + values
     _names(ax, [str(layer) for layer in frame.index])

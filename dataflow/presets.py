@@ -7,7 +7,8 @@ convolutions, matrix products and attention:
     batch, groups, filters, channels, rows, cols, kernel_rows, kernel_cols;  a product's m rows are `cols`.
 
 Per level a rule says which roles spread over X and Y (`x`, `y`), which grow the level's tile (`fill`, in this order) and
-how its loops nest (`order`, outermost first). `layer_mapping` turns a rule into a mapping.
+how its loops nest (`order`, outermost first; a level without one nests as the first level of the rule that has one).
+`layer_mapping` turns a rule into a mapping.
 """
 
 import tomllib
@@ -16,7 +17,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dataflow.architecture import Architecture, Compute, Storage, architecture
+from dataflow.architecture import NAN, Architecture, Compute, Storage, architecture
 from dataflow.problem import Problem, unknown
 from hardware.accelerator import Accelerator, MemoryLevel
 from hardware.quantities import parse_quantity
@@ -106,17 +107,30 @@ def preset_names() -> tuple[str, ...]:
 def preset(name: str | Path) -> Preset:
     """A preset by name, or from a TOML file of the same form; ValueError with the field's path for what is wrong."""
     path = Path(name)
-    if path.suffix == ".toml":
-        text, label = path.read_text("utf-8"), path.stem
-    elif str(name) in preset_names():
+    if str(name) in preset_names():
         text, label = files("dataflow").joinpath(f"catalogue/{name}.toml").read_text("utf-8"), str(name)
+    elif path.suffix == ".toml":
+        text, label = _text_of(path), path.stem
+    elif len(path.parts) > 1 or path.exists():
+        raise ValueError(f"{name}: expected a file that ends in .toml, or one of {', '.join(preset_names())}")
     else:
         raise ValueError(unknown("accelerator", name, preset_names()))
     try:
         table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"{label}: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path if path.suffix else label}: not TOML ({error})") from None
     return _preset(label, table)
+
+
+def _text_of(path: Path) -> str:
+    if not path.is_file():
+        raise ValueError(
+            f"{path}: {'not a regular file' if path.exists() else 'no such file'}, expected an accelerator's TOML"
+        )
+    try:
+        return path.read_text("utf-8-sig")
+    except UnicodeDecodeError:
+        raise ValueError(f"{path}: not text, expected an accelerator's TOML") from None
 
 
 def roles(problem: Problem) -> Roles:
@@ -150,6 +164,10 @@ _LEVEL_FIELDS = {
 _FIELDS = {"summary", "source", "clock", "mac_picojoules", "level", "dataflow"}
 
 
+#: Fields that are counts, and the kinds of values that are not numbers.
+_WHOLE = ("fanout_x", "fanout_y", "buffers", "block_words")
+
+
 def _preset(name: str, table: dict[str, Any]) -> Preset:
     for key in table:
         if key not in _FIELDS:
@@ -157,40 +175,82 @@ def _preset(name: str, table: dict[str, Any]) -> Preset:
     for key in ("clock", "level", "dataflow"):
         if not table.get(key):
             raise ValueError(f"{name}.{key}: missing, expected {'a frequency' if key == 'clock' else 'at least one'}")
+    for key in ("summary", "source"):
+        _is(table.get(key, ""), str, f"{name}.{key}", "text")
+    _is(table["level"], list, f"{name}.level", "[[level]] tables")
+    _is(table["dataflow"], dict, f"{name}.dataflow", "[dataflow.NAME] tables")
     levels = [_level(f"{name}.level[{i}]", entry) for i, entry in enumerate(table["level"])]
+    _is(table["clock"], str | int | float, f"{name}.clock", "one frequency")
     clock = parse_quantity(table["clock"], "hz", f"{name}.clock")
-    compute = Compute(mac_joules=table.get("mac_picojoules", 0.0) * PICOJOULE, word_bits=levels[-1].word_bits)
+    mac = _joules(table, "mac_picojoules", f"{name}.mac_picojoules")
+    compute = Compute(mac_joules=mac, word_bits=levels[-1].word_bits)
     made = architecture(levels, compute, name, clock)
     rules = tuple(_rule(f"{name}.dataflow.{key}", key, entry, made) for key, entry in table["dataflow"].items())
     return Preset(name, table.get("summary", ""), table.get("source", ""), made, rules)
 
 
+def _is(value: Any, kind: Any, path: str, expected: str) -> None:
+    if not isinstance(value, kind):
+        raise ValueError(f"{path}: {value!r}, expected {expected}")
+
+
+def _joules(table: dict[str, Any], key: str, path: str) -> float:
+    """An energy given in picojoules; NaN, unknown, where it is not given."""
+    value = table.get(key, NAN)
+    if isinstance(value, bool) or not isinstance(value, int | float) or (key in table and not 0.0 <= value <= 1e300):
+        raise ValueError(f"{path}: {value!r}, expected a finite number of picojoules not below 0")
+    return value * PICOJOULE
+
+
 def _level(path: str, entry: dict[str, Any]) -> Storage:
+    _is(entry, dict, path, "a table with the level's fields")
     for key in entry:
         if key not in _LEVEL_FIELDS:
             raise ValueError(unknown("key", key, sorted(_LEVEL_FIELDS), path))
-    if "name" not in entry:
-        raise ValueError(f"{path}.name: missing, expected the level's name")
-    for tensor in entry.get("keeps", ()):
+    if not isinstance(entry.get("name"), str) or not entry["name"].strip():
+        raise ValueError(f"{path}.name: {entry.get('name', 'missing')!r}, expected the level's name")
+    for tensor in _names(entry.get("keeps", []), f"{path}.keeps"):
         if tensor not in ("Inputs", "Weights", "Outputs"):
             raise ValueError(unknown("tensor", tensor, ("Inputs", "Weights", "Outputs"), f"{path}.keeps"))
     values = {key: value for key, value in entry.items() if key not in ("picojoules", "keeps")}
-    joules = entry.get("picojoules", 0.0) * PICOJOULE
+    for key, value in values.items():
+        if key == "name":
+            continue
+        whole = key in _WHOLE
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        shown = repr(value)[:40]
+        if not number or not 0 < value <= 1e300 or (whole and value != int(value)):
+            kind = "integer" if whole else "finite number; left out, it is unlimited"
+            raise ValueError(f"{path}.{key}: {shown}, expected a positive {kind}")
+    joules = _joules(entry, "picojoules", f"{path}.picojoules")
     keeps = tuple(entry["keeps"]) if "keeps" in entry else None
     return Storage(**values, read_joules=joules, write_joules=joules, update_joules=joules, keeps=keeps)
 
 
+def _names(value: Any, path: str) -> list[str]:
+    """A list of different names."""
+    _is(value, list, path, "a list of names")
+    for name in value:
+        _is(name, str, path, "a list of names")
+        if value.count(name) > 1:
+            raise ValueError(f"{path}: '{name}' twice, expected once")
+    return value
+
+
 def _rule(path: str, name: str, entry: dict[str, Any], made: Architecture) -> DataflowRule:
     levels = {}
+    _is(entry, dict, path, "a table of levels")
+    _is(entry.get("summary", ""), str, f"{path}.summary", "text")
     for level, parts in entry.items():
         if level == "summary":
             continue
         if level not in made.level_names:
             raise ValueError(unknown("level", level, made.level_names, path))
+        _is(parts, dict, f"{path}.{level}", "a table with x, y, fill and order")
         for part, names in parts.items():
             if part not in ("x", "y", "fill", "order"):
                 raise ValueError(unknown("key", part, ("x", "y", "fill", "order"), f"{path}.{level}"))
-            for role in names:
+            for role in _names(names, f"{path}.{level}.{part}"):
                 if role not in ROLES:
                     raise ValueError(unknown("role", role, ROLES, f"{path}.{level}.{part}"))
         levels[level] = LevelRule(**{part: tuple(names) for part, names in parts.items()})

@@ -86,7 +86,7 @@ def unknown(kind: str, name: object, known: Iterable[str], path: str = "") -> st
     names = list(known)
     near = get_close_matches(str(name), names, 1, 0.4)
     hint = f"; did you mean '{near[0]}'?" if near else ""
-    return f"{path + ': ' if path else ''}unknown {kind} '{name}'{hint} (known: {', '.join(names)})"
+    return f"{path + ': ' if path else ''}unknown {kind} {str(name)[:80]!r}{hint} (known: {', '.join(names)})"
 
 
 def problem(
@@ -179,6 +179,7 @@ def conv2d(
     """A convolution in the dimensions N (batch), C (input channels), M (filters), P and Q (output), R and S (filter).
 
     `height` and `width` are the input's; P = (height + 2 padding - dilation (R - 1) - 1) // stride + 1, and Q alike.
+    ValueError for a filter that reaches beyond the padded input.
     """
     sizes = {"N": n, "C": c, "M": m, "R": r, "S": s, **_output_size(height, width, r, s, stride, dilation, padding)}
     text = "Outputs[N,M,Q,P] += Weights[C,M,R,S] * Inputs[N,C,dilation*R+stride*P,dilation*S+stride*Q]"
@@ -235,18 +236,35 @@ def attention_pv(batch: Array, heads: Array, queries: Array, keys: Array, head_d
 
 
 def _output_size(height, width, r, s, stride, dilation, padding) -> dict[str, Array]:
-    return {
-        "P": (height + 2 * padding - dilation * (r - 1) - 1) // stride + 1,
-        "Q": (width + 2 * padding - dilation * (s - 1) - 1) // stride + 1,
-    }
+    given = {"height": height, "width": width, "r": r, "s": s, "stride": stride, "dilation": dilation}
+    for label, value in given.items():
+        _positive_integers(value, f"problem.{label}")
+    _positive_integers(padding, "problem.padding", least=0)
+    height, width, r, s, stride, dilation, padding = (
+        np.asarray(x) if isinstance(x, list | tuple) else x for x in (*given.values(), padding)
+    )
+    found = {}
+    for dim, side, extent, kernel, size in (("P", "height", height, "r", r), ("Q", "width", width, "s", s)):
+        room, reach = extent + 2 * padding, dilation * (size - 1) + 1
+        if not isinstance(room, jax.Array) and not isinstance(reach, jax.Array) and np.any(np.asarray(reach > room)):
+            where = f"{side} + 2 padding = {room}"
+            raise ValueError(
+                f"problem.{kernel}: {size} with dilation {dilation} spans {reach}, expected at most {where}"
+            )
+        found[dim] = (room - reach) // stride + 1
+    return found
 
 
-def _positive_integers(value: Array, path: str) -> None:
+def _positive_integers(value: Array, path: str, least: int = 1) -> None:
     if isinstance(value, jax.Array):
         return
-    values = np.asarray(value)
-    if values.dtype.kind not in "iuf" or not np.all(np.isfinite(values) & (values > 0) & (values == np.floor(values))):
-        raise ValueError(f"{path}: {value!r}, expected positive integers")
+    try:
+        values = np.asarray(value)
+    except ValueError:  # lists of unequal lengths
+        values = np.asarray("ragged")
+    wrong = values.dtype.kind not in "iuf" or not values.size
+    if wrong or not np.all(np.isfinite(values) & (values >= least) & (values == np.floor(values))):
+        raise ValueError(f"{path}: {repr(value)[:80]}, expected {'positive' if least else 'non-negative'} integers")
 
 
 def _tensor(text: str, output: bool) -> Tensor:

@@ -160,9 +160,9 @@ def _storage(level: dict[str, Any]) -> tuple[dict[str, Any], bool]:
         "read_words_per_cycle": _field(level, "read_bandwidth", INF),
         "write_words_per_cycle": _field(level, "write_bandwidth", INF),
         "buffers": _field(level, "multiple_buffering", 1.0),
-        "read_joules": (read if known else 0.0) * PICOJOULE,
-        "write_joules": (write if known else 0.0) * PICOJOULE,
-        "update_joules": (given.get("update", write) if known else 0.0) * PICOJOULE,
+        "read_joules": read * PICOJOULE,
+        "write_joules": write * PICOJOULE,
+        "update_joules": given.get("update", write) * PICOJOULE,
     }, known
 
 
@@ -173,7 +173,7 @@ def _mac_joules(unit: dict[str, Any]) -> tuple[float, bool]:
     for entry in _components()["compute"]:
         if (entry["printed_pj"], entry["word_bits"]) == (value, unit.get("word_bits")):
             value = entry["mac_pj"]
-    return (value * PICOJOULE, True) if value == value else (0.0, False)
+    return value * PICOJOULE, value == value
 
 
 @cache

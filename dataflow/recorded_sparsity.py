@@ -7,7 +7,8 @@ tensors and a printed bandwidth (four levels of two designs) come out right with
 from typing import Any
 
 from dataflow.compressed_format import RankFormat, rank_format
-from dataflow.density import Density, density_model
+from dataflow.density import Density
+from dataflow.density_model import density_model
 from dataflow.mapping import Loop
 from dataflow.recorded import RecordedRun
 from dataflow.sparsity import Sparsity, sparsity
@@ -38,9 +39,11 @@ def recorded_density(given: Any, path: str) -> Density:
         return density_model("hypergeometric", path, density=given)
     kind = str(given.get("distribution", "hypergeometric")).replace("-", "_")
     if kind == "banded":
-        shape = tuple(int(n) for n in given["shape"]) if "shape" in given else None
-        if shape is None:
-            raise ValueError(f"{path}: banded without 'shape', expected the rows and columns of the tensor")
+        shape = given.get("shape")
+        if shape is None or "band_width" not in given:
+            raise ValueError(
+                f"{path}: banded without 'band_width' or 'shape', expected both (rows and columns of the tensor)"
+            )
         return density_model("banded", path, half_width=given["band_width"], shape=shape)
     return density_model(kind, path, density=given.get("density", 1.0))
 

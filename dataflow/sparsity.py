@@ -16,6 +16,7 @@ import numpy as np
 from dataflow.architecture import Architecture
 from dataflow.compressed_format import RankFormat, check_format, compresses_values, tensor_format
 from dataflow.density import Density, Uniform
+from dataflow.density_model import check_density
 from dataflow.problem import Problem, unknown
 from workloads.numeric import Array
 
@@ -87,13 +88,23 @@ def sparsity(
     density outside [0, 1], a target that leads itself.
     """
     names, levels = [t.name for t in problem.tensors], architecture.level_names
+    for label, value in (("densities", densities), ("formats", formats)):
+        if value is not None and not isinstance(value, Mapping):
+            raise ValueError(f"sparsity.{label}: {value!r}, expected a dictionary")
+    if isinstance(optimisations, str) or not isinstance(optimisations, Iterable):
+        raise ValueError(
+            f"sparsity.optimisations: {optimisations!r}, expected a list of (action, level, target, leaders)"
+        )
     models: dict[str, Density] = {}
     for tensor, model in (densities or {}).items():
         _known("tensor", tensor, names, "sparsity.densities")
-        models[tensor] = _density(model, f"sparsity.densities.{tensor}")
+        ranks = len(problem.tensor(tensor).ranks)
+        models[tensor] = _density(model, f"sparsity.densities.{tensor}", ranks)
     made: dict[str, dict[str, tuple[RankFormat, ...]]] = {}
     for level, by_tensor in (formats or {}).items():
         _known("level", level, levels, "sparsity.formats")
+        if not isinstance(by_tensor, Mapping):
+            raise ValueError(f"sparsity.formats.{level}: {by_tensor!r}, expected {{tensor: format}}")
         for tensor, ranks in by_tensor.items():
             path = f"sparsity.formats.{level}"
             _known("tensor", tensor, names, path)
@@ -106,7 +117,7 @@ def sparsity(
     if compute not in ("", *ACTIONS):
         raise ValueError(unknown("action", compute, ACTIONS, "sparsity.compute"))
     share = np.asarray(gated_energy_share) if not isinstance(gated_energy_share, jax.Array) else np.asarray(0.0)
-    if not np.all((share >= 0.0) & (share <= 1.0)):
+    if share.dtype.kind not in "iuf" or not np.all((share >= 0.0) & (share <= 1.0)):
         raise ValueError(f"sparsity.gated_energy_share: {gated_energy_share!r}, expected a share from 0 to 1")
     return Sparsity(models, made, gated_energy_share, acts, compute, gated_mac_takes_cycle)
 
@@ -116,13 +127,10 @@ def _known(kind: str, name: str, known: Iterable[str], path: str) -> None:
         raise ValueError(unknown(kind, name, listed, path))
 
 
-def _density(model: Any, path: str) -> Density:
-    value = getattr(model, "density", None) if hasattr(model, "empty") else model
-    if value is not None and not isinstance(value, jax.Array):
-        numbers = np.asarray(value)
-        if numbers.dtype.kind not in "iuf" or not np.all((numbers >= 0.0) & (numbers <= 1.0)):
-            raise ValueError(f"{path}: {value!r}, expected a share of nonzeros from 0 to 1")
-    return model if hasattr(model, "empty") else Uniform(model)
+def _density(model: Any, path: str, ranks: int) -> Density:
+    made = model if hasattr(model, "empty") else Uniform(model)
+    check_density(made, path, ranks, plain=made is not model)
+    return made
 
 
 def _optimisation(entry: Any, names: list[str], levels: tuple[str, ...], path: str) -> Optimisation:
@@ -133,6 +141,8 @@ def _optimisation(entry: Any, names: list[str], levels: tuple[str, ...], path: s
     _known("action", action, ACTIONS, f"{path}.action")
     _known("level", level, levels, f"{path}.level")
     _known("tensor", target, names, f"{path}.target")
+    if not isinstance(leaders, Iterable):
+        raise ValueError(f"{path}.leaders: {leaders!r}, expected names of tensors")
     leaders = (leaders,) if isinstance(leaders, str) else tuple(leaders)
     if not leaders:
         raise ValueError(f"{path}.leaders: empty, expected at least one tensor")

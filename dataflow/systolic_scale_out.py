@@ -98,7 +98,7 @@ def scale_out(
 
 def best_grid(m: float, n: float, k: float, array: SystolicArray, arrays: int, **grid: Array) -> tuple[Grid, ScaleOut]:
     """The factorisation rows x cols = `arrays` with the fewest cycles (ties: less DRAM traffic), and its cost."""
-    if arrays < 1 or arrays != int(arrays):
+    if isinstance(arrays, bool) or not isinstance(arrays, int | np.integer) or arrays < 1:
         raise ValueError(f"arrays: {arrays!r}, expected a positive integer")
     rows = np.array([r for r in range(1, int(arrays) + 1) if arrays % r == 0])
     options = scale_out(m, n, k, array, Grid(rows=rows, cols=arrays // rows, **grid))

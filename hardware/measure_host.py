@@ -22,10 +22,13 @@ from hardware.paths import get_path, numeric_paths
 _SYSFS = Path("/sys/devices/system/cpu")
 
 
-def measure_host(budget_s: float = 5.0, progress: Callable[[str], None] | None = None) -> Accelerator:
+def measure_host(
+    budget_s: float = 5.0, progress: Callable[[str], None] | None = None, *, threads: int | None = None
+) -> Accelerator:
     """This machine as an `Accelerator` named "host", every measured number of kind `measured` with date and method.
 
-    `budget_s`: rough duration, shared between the measurements; `progress` is told what is being measured.
+    `budget_s`: rough duration, shared between the measurements; `progress` is told what is being measured; `threads`: how many
+    copy at once, where the libraries were limited to as many (default: all cores this process may use).
     Includes: NumPy and JAX matrix products, fused vector arithmetic, copies over working sets, a tiny jitted call.
     Excludes: power, price, links (unknown). DRAM capacity and, where the system reports them, cache sizes are read,
     not timed.
@@ -33,6 +36,7 @@ def measure_host(budget_s: float = 5.0, progress: Callable[[str], None] | None =
     say = progress or (lambda _: None)
     slot = budget_s / 8.0
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = min(cores, threads or cores)
     say("matrix rates")
     matrix = {
         "fp32": max(matrix_rate("float32", slot), jax_matrix_rate("float32", slot)),

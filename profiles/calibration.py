@@ -10,7 +10,7 @@ constants are the prior, and the expected error is widened rather than the calib
 import datetime
 import hashlib
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,6 +42,12 @@ FAMILIES: dict[str, tuple[tuple[str, ...], str]] = {
     "moe": (("moe",), "profiles.calibration_families"),
     "conv2d": (("conv2d",), "profiles.calibration_families"),
 }
+
+
+#: What an empty cell of a text column reads as.
+EMPTY = ("", "None", "nan", "NaN", "<NA>", "null")
+#: Row numbers named in a message.
+SHOWN_ROWS = 5
 
 
 class CalibrationRow(NamedTuple):
@@ -176,15 +182,53 @@ def own_rows(frame: Any, request: Request, name: str, columns: tuple[str, ...] =
     good = np.isfinite(latency) & (latency > 0.0)
     if not good.all():
         request.messages.append(
-            f"{name}: {int((~good).sum())} of {len(found)} rows refused, latency not positive and finite"
+            f"{name}: {int((~good).sum())} of {len(found)} rows refused, latency not positive and finite "
+            f"({_listed(found.index[~good])})"
         )
     repeated = found.duplicated().to_numpy() & good
     if repeated.any():
-        request.messages.append(f"{name}: {int(repeated.sum())} of {len(found)} rows repeat another exactly, left out")
+        request.messages.append(
+            f"{name}: {int(repeated.sum())} of {len(found)} rows repeat another exactly, left out "
+            f"({_listed(found.index[repeated])})"
+        )
     kept = found[good & ~repeated]
     if not len(kept):
         raise NoRows(f"{name}: no usable row of {request.chip.name} under {request.stack} ({len(found)} refused)")
     return kept
+
+
+def usable_rows(rows: Any, request: Request, name: str, sizes: Mapping[str, float], texts: tuple[str, ...] = ()) -> Any:
+    """`rows` without those whose `texts` are empty or whose `sizes` (name -> least) are missing, too small or no whole numbers.
+
+    Each reason is counted in the messages with the first rows it concerns (numbers of the table, from 0); a row counts once.
+    """
+    left = rows
+    for text in texts:
+        empty = left[text].isna() | left[text].astype(str).str.strip().isin(EMPTY)
+        left = _without(left, empty, request, f"{name}: {{}} refused, no {text}")
+    for size, least in sizes.items():
+        values = left[size].to_numpy(float)
+        bad = ~(np.isfinite(values) & (values >= least))
+        left = _without(left, bad, request, f"{name}: {{}} refused, {size} below {least:g} or missing")
+        values = left[size].to_numpy(float)
+        left = _without(left, values != np.round(values), request, f"{name}: {{}} refused, {size} not a whole number")
+    if not len(left):
+        raise NoRows(f"{name}: no usable row of {request.chip.name} under {request.stack} ({len(rows)} refused)")
+    return left
+
+
+def _without(rows: Any, bad: Any, request: Request, message: str) -> Any:
+    bad = np.asarray(bad, dtype=bool)
+    if not bad.any():
+        return rows
+    request.messages.append(message.format(f"{int(bad.sum())} rows ({_listed(rows.index[bad])})"))
+    return rows[~bad]
+
+
+def _listed(index: Any) -> str:
+    """The first few row numbers of a table."""
+    shown = ", ".join(str(int(i)) for i in index[:SHOWN_ROWS])
+    return f"row{'s' if len(index) > 1 else ''} {shown}{', ...' if len(index) > SHOWN_ROWS else ''}"
 
 
 def split_rows(rows: Any, request: Request) -> tuple[Any, Any]:

@@ -1,8 +1,8 @@
 """Calibrating attention of one chip and stack: the family's kernels, each phase fitted to a sample spread over formats,
 head sizes and windows.
 
-The nearest shipped family is where the search starts and what holds it: loosely with thousands of rows, tightly (0.3 in
-the logarithm) with a handful. It may have seen the chip; the report says what it is.
+The nearest shipped family that was not fitted to the chip is where the search starts and what holds it: loosely with
+thousands of rows, tightly (0.3 in the logarithm) with a handful. The report says which it is.
 """
 
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from hardware.accelerator import Accelerator
 from profiles.attention_families import FEW_SHOT_SIGMA, PHASES, fit_family, predict_s
 from profiles.attention_fit import family_key, plan_of
 from profiles.attention_points import PHASE, Frame, read_attention_table, sampled_rows
@@ -24,10 +25,23 @@ from profiles.calibration import (
     own_rows,
     report_row,
     today,
+    usable_rows,
 )
 from profiles.fit import error_figures
-from tiles.attention_constants import NEAREST_STACK, AttentionConstants, attention_constants, stack_name
+from tiles.attention_constants import (
+    GENERIC,
+    NEAREST_STACK,
+    SAME_CORES,
+    AttentionConstants,
+    attention_constants,
+    core_generation,
+    known_families,
+    load_family,
+    stack_name,
+)
 from tiles.attention_kernels import When
+from tiles.gemm_constants import NEAREST_ARCHITECTURE, constants_architecture
+from workloads.dtypes import canonical_dtype
 
 #: Rows per phase that a calibration is fitted to.
 SAMPLE = 1500
@@ -44,9 +58,21 @@ def calibrated(request: Request) -> Found:
         rows = rows[~unknown].reset_index(drop=True)
     if not len(rows):
         raise NoRows("attention: no row of a known kernel")
+    least = {
+        "batch": 1.0,
+        "kv_len": 0.0,
+        "heads": 1.0,
+        "q_len": 0.0,
+        "kv_heads": 0.0,
+        "head_dim": 0.0,
+        "window_size": 0.0,
+    }
+    rows = usable_rows(rows, request, "attention", least, ("dtype", "kv_dtype")).reset_index(drop=True)
+    rows = _known_formats(rows, request)
     chip, gpu = request.chip, rows["gpu"].iloc[0]
     key = family_key(gpu, request.stack)
-    start = attention_constants(chip, request.stack if stack_name(request.stack) in NEAREST_STACK else "vllm")
+    start = prior_family(chip, request.stack)
+    shipped = attention_constants(chip, request.stack if stack_name(request.stack) in NEAREST_STACK else "vllm")
     parts, held = [], []
     for phase in PHASES:
         own = rows[rows["phase"] == phase].reset_index(drop=True)
@@ -73,8 +99,8 @@ def calibrated(request: Request) -> Found:
     report = []
     for phase in PHASES:
         if phase not in fits:
-            request.messages.append(f"attention: no row of {phase}; its constants are those of {_label(start)}")
-            table[phase] = _kernels_of(family, phase)
+            request.messages.append(f"attention: no row of {phase}; its constants are those of {_label(shipped)}")
+            table[phase] = _kernels_of(shipped, phase)
             continue
         fit = fits[phase].fit
         there = scored[scored["phase"] == phase].reset_index(drop=True)
@@ -86,6 +112,51 @@ def calibrated(request: Request) -> Found:
         figures |= {"log_sigma": row.log_sigma, "constants": len(fit.values), "at_bound": list(fit.at_bound)}
         table[phase] = {"fit": figures, "base": fits[phase].base, "kernels": fits[phase].kernels}
     return Found(table, report)
+
+
+def _known_formats(rows: Frame, request: Request) -> Frame:
+    """`rows` whose number formats the model knows; others are counted."""
+    for column in ("dtype", "kv_dtype"):
+        labels = {str(label) for label in rows[column].unique()}
+        unknown = {label for label in labels if not _known(label)}
+        wrong = rows[column].isin(list(unknown))
+        if wrong.any():
+            shown = ", ".join(sorted(unknown)[:5])
+            request.messages.append(f"attention: {int(wrong.sum())} rows of no known {column} left out ({shown})")
+            rows = rows[~wrong].reset_index(drop=True)
+    if not len(rows):
+        raise NoRows("attention: no row of a known number format")
+    return rows
+
+
+def _known(label: str) -> bool:
+    try:
+        canonical_dtype(label)
+    except ValueError:
+        return False
+    return True
+
+
+def prior_family(chip: Accelerator, stack: str) -> AttentionConstants:
+    """Where the search starts: the nearest shipped family that was not fitted to `chip`, so that what is learned of the chip comes
+    from the rows alone.
+
+    Order: stack (own, then `NEAREST_STACK`), within it the chip's architecture, cores of the same kind, then related
+    architectures; the pooled family if the chip is not in it; last any family of other chips.
+    """
+    wanted = stack_name(stack) if stack_name(stack) in NEAREST_STACK else "vllm"
+    own = core_generation(chip)
+    related = [name.lower() for name in NEAREST_ARCHITECTURE.get(constants_architecture(chip), ())]
+    ladder = list(dict.fromkeys([own, *filter(None, [SAME_CORES.get(own, "")]), *related]))
+    known = known_families()
+    order = [(architecture, name) for name in NEAREST_STACK[wanted] for architecture in ladder]
+    order += [(GENERIC, GENERIC), *sorted(known)]
+    for key in order:
+        if key in known or key == (GENERIC, GENERIC):
+            family = load_family(*key)
+            if chip.name not in family.gpus:
+                return family
+    return load_family(GENERIC, GENERIC)
 
 
 def _split(rows: Frame, request: Request) -> tuple[Frame, Frame]:

@@ -22,6 +22,7 @@ from profiles.calibration import (
     report_row,
     split_rows,
     today,
+    usable_rows,
 )
 from profiles.family_fit import fit_values
 from profiles.fit import Parameter, error_figures
@@ -66,11 +67,9 @@ def calibrated(request: Request) -> Found:
     path = request.paths[0]
     frame: Any = read_table(path, COLUMNS[request.op], DEFAULTS[request.op])
     rows = own_rows(frame, request, path.name)
-    sizes = [name for name, kind in COLUMNS[request.op].items() if kind == NUMBER and name not in ("latency_us", "pad")]
-    wrong = ~(rows[sizes] > 0.0).all(axis=1)
-    if wrong.any():
-        request.messages.append(f"{path.name}: {int(wrong.sum())} rows refused, a size not positive or missing")
-        rows = rows[~wrong]
+    sizes = [name for name, kind in COLUMNS[request.op].items() if kind == NUMBER and name != "latency_us"]
+    least = {name: 0.0 if name == "pad" else 1.0 for name in sizes}
+    rows = usable_rows(rows, request, path.name, least, ("dtype",))
     kernels = {"memory_bound": _memory_bound, "moe": _moe, "conv2d": _conv2d}[request.op]
     others = [entry for entry in shipped_sets(request.op) if request.chip.name not in entry.chips]
     tables, report = [], []

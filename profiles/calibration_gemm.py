@@ -15,6 +15,7 @@ from profiles.calibration import (
     report_row,
     split_rows,
     today,
+    usable_rows,
 )
 from profiles.fit import error_figures
 from profiles.gemm_calibration import GroupFit, as_set
@@ -46,10 +47,7 @@ def calibrated(request: Request) -> Found:
     call = np.where(frame["op"] == "bmm", "bmm", "linear")
     frame["stack"] = np.where(eager, frame["sw_version"] + "-" + call, frame["sw_version"])
     rows = own_rows(frame, request, path.name, ("stack", "sw_version"))
-    wrong = ~(rows[list(SIZES)] >= 1.0).all(axis=1)
-    if wrong.any():
-        request.messages.append(f"{path.name}: {int(wrong.sum())} rows refused, a size below 1 or missing")
-        rows = rows[~wrong]
+    rows = usable_rows(rows, request, path.name, dict.fromkeys(SIZES, 1.0), ("dtype",))
     chip, tables, report = request.chip, [], []
     architecture = constants_architecture(chip)
     for (label, stack), part in rows.groupby(["dtype", "stack"], sort=True):

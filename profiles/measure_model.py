@@ -5,6 +5,7 @@ kernels were timed with, eager (NumPy, PyTorch) or compiled as one call (JAX). W
 largest logit.
 """
 
+import time
 from collections.abc import Callable
 from dataclasses import fields, replace
 from typing import Any, NamedTuple
@@ -30,15 +31,18 @@ class KernelMeasurement(NamedTuple):
 
 
 class PassMeasurement(NamedTuple):
-    """One pass. `kernels` alone, one `layer_s` alone, the whole `pass_s`."""
+    """One pass. `kernels` alone, one `layer_s` alone, the whole `pass_s`, each with the relative spread of its repeats."""
 
     kernels: tuple[KernelMeasurement, ...]
     layer_s: float
     pass_s: float
+    layer_spread: float = 0.0
+    pass_spread: float = 0.0
 
 
 class ModelMeasurement(NamedTuple):
-    """`prefill`, `decode` (last step of the request), `sampling_s` on the host per step, `request_s`: prompt to last token."""
+    """`prefill`, `decode` (last step of the request), `sampling_s` on the host per step, `request_s`: prompt to last token.
+    `request_spread`: relative, of its repeats. `clock_s`: the smallest time the clock tells apart."""
 
     prefill: PassMeasurement
     decode: PassMeasurement
@@ -46,6 +50,8 @@ class ModelMeasurement(NamedTuple):
     request_s: float
     layer_count: int
     launches: str
+    request_spread: float = 0.0
+    clock_s: float = 0.0
 
 
 def measure_model(
@@ -91,11 +97,24 @@ def measure_model(
         kernels = [
             KernelMeasurement(*entry, middle[name, i], _spread(samples[name, i])) for i, entry in enumerate(found)
         ]
-        measured[name] = PassMeasurement(tuple(kernels), middle["layer", name], middle["pass", name])
+        spreads = (_spread(samples[key, name]) for key in ("layer", "pass"))
+        measured[name] = PassMeasurement(tuple(kernels), middle["layer", name], middle["pass", name], *spreads)
     launches = "one per call" if backend.stack.startswith("jax") else "one per operator"
     return ModelMeasurement(
-        measured["prefill"], measured["decode"], middle["sampling"], middle["request"], model.layer_count, launches
-    )
+        measured["prefill"], measured["decode"], middle["sampling"], middle["request"], model.layer_count, launches,
+        _spread(samples["request"]), clock_step_s(),
+    )  # fmt: skip
+
+
+def clock_step_s(clock: Callable[[], float] = time.perf_counter, tries: int = 50) -> float:
+    """The smallest step of `clock` seen in `tries` readings of it, seconds."""
+    steps = []
+    for _ in range(tries):
+        start = now = clock()
+        while now <= start:
+            now = clock()
+        steps.append(now - start)
+    return min(steps)
 
 
 def _structure(model: TransformerModel) -> tuple[GroupedQueryAttention, FeedForward]:
@@ -127,7 +146,8 @@ def _prepared(backend: Any, entry: tuple[str, Operator, float, str]) -> Callable
 
 def _spread(samples: list[float]) -> float:
     low, middle, high = np.quantile(samples, [0.16, 0.5, 0.84])
-    return float((high - low) / 2.0 / middle)
+    # Below the clock's step everything is as long as nothing.
+    return float((high - low) / 2.0 / middle) if middle > 0.0 else 1.0
 
 
 class _Network:

@@ -11,8 +11,9 @@ Predictions are closed forms (the roofline of the chip as measured) or, in `from
 spread. Every attribution adds up exactly; see `composition.gap`.
 """
 
+import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,13 +27,17 @@ from profiles.measure_model import KernelMeasurement, ModelMeasurement, PassMeas
 from ridgeline.prediction import kernel_estimator
 from workloads import TransformerModel
 
+#: Relative spread of repeats beyond which a level is called noisy; steps of the clock below which a time is called quantised.
+NOISY, STEPS = 0.15, 10
 FRAMEWORKS = ("auto", "numpy", "jax", "torch")
 
 
 @dataclass(frozen=True, kw_only=True)
 class HostGap:
     """Answer of `host_gap`. `gaps` by boundary ("prefill kernel->layer", ..., "kernel->model"); `from_measured`: the request
-    composed of measured kernels with their spread; `kernels`: (phase, name, runs, measured, predicted seconds)."""
+    composed of measured kernels with their spread; `kernels`: (phase, name, runs, measured, predicted seconds). `noise`: by
+    boundary, what repeats and the clock leave open, relative to the parts as `Gap.signed` is; a gap within it says nothing.
+    `notes`: how far the measurement can be trusted."""
 
     chip: Accelerator
     stack: str
@@ -41,6 +46,12 @@ class HostGap:
     gaps: dict[str, Gap]
     from_measured: Estimate
     kernels: tuple[tuple[str, str, float, float, float], ...]
+    noise: dict[str, float]
+    notes: tuple[str, ...] = ()
+
+    def meaningful(self, boundary: str) -> bool:
+        """Whether the gap at `boundary` is larger than the noise of its measurements."""
+        return abs(float(self.gaps[boundary].signed)) > self.noise[boundary]
 
     def to_json(self) -> dict[str, Any]:
         """Plain numbers: seconds, and every term of every gap."""
@@ -49,6 +60,7 @@ class HostGap:
             "stack": self.stack,
             "model": self.model.name,
             "launches": self.measured.launches,
+            "notes": list(self.notes),
             "gaps": [
                 {
                     "boundary": name,
@@ -56,6 +68,8 @@ class HostGap:
                     "parts_s": float(g.parts_s),
                     "gamma": float(g.gamma),
                     "signed": float(g.signed),
+                    "noise": self.noise[name],
+                    "meaningful": self.meaningful(name),
                     "measured": g.measured,
                     "terms_s": {term.name: float(term.seconds) for term in g.terms},
                 }
@@ -95,12 +109,14 @@ def host_gap(
     output_tokens: int = 9,
     repeats: int = 7,
     budget_s: float = 4.0,
+    threads: int | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> HostGap:
     """Measure `model` (default: `small_transformer()`) and its kernels on this machine, and attribute the gaps.
 
     `on`: "host" measures the processor's own rates for `budget_s` seconds first; a catalogue name or file is the chip that
-    `framework` runs on (a GPU through PyTorch, predicted by tile models). Fewest tokens: 1 in, 2 out.
+    `framework` runs on (a GPU through PyTorch, predicted by tile models). `threads`: those the libraries of this process were
+    limited to (None: not limited), so that rates are of as many; PyTorch is limited here. Fewest tokens: 1 in, 2 out.
     """
     for name, value, least in (
         ("batch", batch, 1),
@@ -111,17 +127,21 @@ def host_gap(
             raise ValueError(f"{name}: {value}; expected at least {least}")
     say = progress or (lambda _: None)
     spec = model or small_transformer()
-    backend = _backend(framework, on)
+    if threads is not None and threads < 1:
+        raise ValueError(f"threads: {threads}; expected at least 1")
+    backend = _backend(framework, on, threads)
+    busy = _busy()
     say(f"measuring {backend.device} ({backend.stack})")
     if backend.device == "host":
-        chip, predict = measure_host(budget_s), kernel_estimator("roofline")
+        chip, predict = measure_host(budget_s, threads=threads), kernel_estimator("roofline")
     else:
         chip, predict = hardware.load(backend.device), kernel_estimator("tiles")
     say(f"measuring {spec.name}: kernels, layer, passes, request")
     found = measure_model(
         spec, backend, batch=batch, input_tokens=input_tokens, output_tokens=output_tokens, repeats=repeats
     )
-    return attributed(found, spec, chip, backend.stack, predict, steps=output_tokens - 1)
+    answer = attributed(found, spec, chip, backend.stack, predict, steps=output_tokens - 1)
+    return replace(answer, notes=(*answer.notes, *busy))
 
 
 def attributed(
@@ -132,6 +152,7 @@ def attributed(
     launch = float(chip.launch_latency_s) if np.isfinite(chip.launch_latency_s) else 0.0
     fused = found.launches == "one per call"
     gaps: dict[str, Gap] = {}
+    noise: dict[str, float] = {}
     table: list[tuple[str, str, float, float, float]] = []
     sums: dict[str, dict[str, float]] = {}
     for phase, part in (("prefill", found.prefill), ("decode", found.decode)):
@@ -146,6 +167,10 @@ def attributed(
             parts_measured_s=s["inside"],
             explained_s=saved,
         )
+        noise[f"{phase} kernel->layer"] = float(
+            np.hypot(part.layer_spread * part.layer_s, _unsure(part, found.clock_s, layers, inside=True))
+            / s["inside_predicted"]
+        )
         measured = layers * part.layer_s + s["outside"]
         calls = {"launch": -(layers + s["outside_count"] - 1.0) * launch if fused else 0.0}
         gaps[f"{phase} layer->phase"] = gap(
@@ -155,7 +180,13 @@ def attributed(
             parts_measured_s=measured,
             explained_s=calls,
         )
+        every = _unsure(part, found.clock_s, layers)
+        noise[f"{phase} layer->phase"] = float(
+            np.hypot(part.pass_spread * part.pass_s, every) / (layers * s["inside_predicted"] + s["outside_predicted"])
+        )
         sums[phase] = s | {
+            "unsure": every,
+            "pass unsure": part.pass_spread * part.pass_s,
             "within": layers * (part.layer_s - s["inside"]),
             "between": part.pass_s - measured,
             "predicted": layers * s["inside_predicted"] + s["outside_predicted"],
@@ -184,8 +215,57 @@ def attributed(
     composed = serial(
         _composed(found.prefill.kernels, "prefill"), _composed(found.decode.kernels, "decode").repeated(steps)
     )
+    for name, parts in (("phase->model", "pass unsure"), ("kernel->model", "unsure")):
+        unsure = np.hypot(found.request_spread * found.request_s, request(parts))
+        noise[name] = float(unsure / request("predicted"))
     return HostGap(
-        chip=chip, stack=stack, model=model, measured=found, gaps=gaps, from_measured=composed, kernels=tuple(table)
+        chip=chip, stack=stack, model=model, measured=found, gaps=gaps, from_measured=composed, kernels=tuple(table),
+        noise=noise, notes=_notes(found),
+    )  # fmt: skip
+
+
+def _unsure(part: PassMeasurement, clock_s: float, layers: int, inside: bool = False) -> float:
+    """Seconds that the repeats and the clock leave open in the sum of a pass's kernels (`inside`: those of one layer).
+
+    Whatever disturbs one kernel (another program, a clock that changes) disturbs its neighbours: errors add up.
+    """
+    total = 0.0
+    for kernel in part.kernels:
+        if inside and kernel.layers in ("embedding", "head"):
+            continue
+        runs = kernel.count / layers if inside else kernel.count
+        total += runs * max(kernel.spread * kernel.seconds, clock_s / 2.0)
+    return total
+
+
+def _notes(found: ModelMeasurement) -> tuple[str, ...]:
+    """What a reader must know of the quality of a measurement."""
+    notes = []
+    levels = {"the request": found.request_spread}
+    for phase, part in (("prefill", found.prefill), ("decode", found.decode)):
+        kernels = sum(k.seconds * k.count for k in part.kernels)
+        levels[f"{phase} kernels"] = _unsure(part, 0.0, 1) / kernels if kernels else 1.0
+        levels[f"{phase} layer"], levels[f"{phase} pass"] = part.layer_spread, part.pass_spread
+    noisy = [f"{name} {spread:.0%}" for name, spread in levels.items() if spread > NOISY]
+    if noisy:
+        notes.append(
+            f"noisy: repeats vary by {', '.join(noisy)}; close what else runs here, or raise repeats, layers or hidden"
+        )
+    short = [k for p in (found.prefill, found.decode) for k in p.kernels if k.seconds < STEPS * found.clock_s]
+    if short:
+        total = len(found.prefill.kernels) + len(found.decode.kernels)
+        notes.append(
+            f"quantised: {len(short)} of {total} kernels take fewer than {STEPS} steps of the clock "
+            f"({found.clock_s * 1e6:.3g} us); raise hidden, batch or input"
+        )
+    return tuple(notes)
+
+
+def _busy() -> tuple[str, ...]:
+    """Whether other programs want the cores too, as far as the system tells."""
+    load, cores = (os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0), os.cpu_count() or 1
+    return (
+        (f"busy: a load of {load:.1f} on {cores} cores, times are those of a shared machine",) if load > cores else ()
     )
 
 
@@ -215,7 +295,7 @@ def _composed(kernels: tuple[KernelMeasurement, ...], label: str) -> Estimate:
     )
 
 
-def _backend(framework: str, on: str) -> Any:
+def _backend(framework: str, on: str, threads: int | None = None) -> Any:
     import importlib.util
 
     if framework not in FRAMEWORKS:
@@ -227,6 +307,10 @@ def _backend(framework: str, on: str) -> Any:
     if framework == "torch" or (framework == "auto" and present):
         from profiles.measure_torch import TorchBackend
 
+        if threads is not None:
+            import torch  # pyright: ignore[reportMissingImports]  # an optional extra
+
+            torch.set_num_threads(threads)
         backend = TorchBackend(named, flush=False)
         if named and not backend.gpu:
             raise ValueError(f"on: {on!r}, but PyTorch sees no GPU; expected 'host'")

@@ -4,8 +4,6 @@ Domains are never ranked against each other. D1 and D2 come from predictions and
 had not seen, D4 and D5 from a table of facts; what is not known stays open, and the score is an interval.
 """
 
-import json
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +23,7 @@ from composition import (
 )
 from composition.mtap import THRESHOLDS_VERSION
 from composition.mtap_tables import LIMITS
+from ridgeline.mtap_facts import read_facts, read_report
 from ridgeline.validate import training
 from ridgeline.validate.kernels_e2e import MODELS, STEM, e2e_points
 from ridgeline.validate.tables import find_table
@@ -40,14 +39,10 @@ _EAGER_TOOLS = {
 }
 
 
-def report_text(data: Path, report: Path, facts: Path) -> str:
-    """The Markdown of docs/mtap.md from measurements `data`, the JSON `report` of the validation page and the TOML `facts`."""
-    if not report.is_file():
-        raise ValueError(f"--report: {report} does not exist; `ridgeline validation` writes it")
-    if not facts.is_file():
-        raise ValueError(f"--facts: {facts} does not exist")
-    known = tomllib.loads(facts.read_text(encoding="utf-8"))
-    own = json.loads(report.read_text(encoding="utf-8"))
+def report_text(data: Path, report: Path | None = None, facts: Path | None = None) -> str:
+    """The Markdown of docs/mtap.md from measurements `data`, the JSON `report` of the validation page and the TOML `facts`
+    (None: those of the checkout; see `ridgeline.mtap_facts`)."""
+    own, known = read_report(report), read_facts(facts)
     scores: list[ToolScore] = []
     for (tool, domain), frame in predictions(data, known).items():
         scores.append(score_tool(tool, domain, frame, _facts(tool, domain, frame, known, own)))

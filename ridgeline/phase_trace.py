@@ -13,6 +13,7 @@ from composition import (
     phase_graph,
     write_chrome_trace,
 )
+from composition.chrome_trace import next_pid
 from composition.inter_kernel import EngineOverheads
 from ridgeline.prediction import Prediction
 from workloads import Batch, TransformerModel
@@ -21,7 +22,8 @@ from workloads import Batch, TransformerModel
 def save_phase_trace(prediction: Prediction, path: Path) -> None:
     """Write the prefill pass and, behind it, one decode pass half way through the output of a scalar `prediction`.
 
-    Every operator run is an event, one row per pipeline stage for kernels and one for the network; nothing overlaps.
+    Every operator run is an event; each phase and pipeline stage is a process of its own, with a row for kernels and one for the
+    network. Nothing overlaps.
     Raises `ValueError` for models without phases and for more than one configuration.
     """
     model, p = prediction.model, prediction.parallelism
@@ -45,6 +47,6 @@ def save_phase_trace(prediction: Prediction, path: Path) -> None:
         )
         graph = phase_graph(found, layers=model.layer_count, stages=stages)
         schedule = longest_path(graph)
-        events += chrome_trace(graph, schedule, process=name, start_s=start_s)
+        events += chrome_trace(graph, schedule, process=name, start_s=start_s, first_pid=next_pid(events))
         start_s += float(schedule.total_s)
     write_chrome_trace(events, path)

@@ -20,9 +20,10 @@ import workloads
 from composition import Estimate
 from hardware import Accelerator
 from ridgeline.prediction_error import UNBOUNDED, phase_intervals
+from ridgeline.prediction_notes import prediction_notes
 from roofline import Estimator, PhaseTime, Reason, operator_bound, phase_time
-from tiles import Calibrated, completed, is_gpu, read_calibrated, tile_estimator
-from workloads import Batch, Gemm, OperatorTable, Parallelism, TransformerModel
+from tiles import Calibrated, is_gpu, read_calibrated, tile_estimator
+from workloads import Batch, OperatorTable, Parallelism, TransformerModel
 from workloads.dtypes import canonical_dtype
 from workloads.numeric import Array, namespace
 
@@ -136,7 +137,7 @@ def predict(
 
     `estimator`: "tiles" (kernels as `stack`, one of `tiles.STACKS`, schedules them) or "roofline" (bounds).
     `stack` defaults to that of `constants`, else "vllm". `constants`: a file written by `ridgeline calibrate`, whose sets come
-    before the shipped ones.
+    before the shipped ones; refused where they would not be used (bounds).
 
     Raises `ValueError` for unknown names and for sizes that are not positive. A point that cannot be computed (a degree that
     does not divide, memory that does not suffice, a format the chip has no rate for) is NaN, with its `reason`; see
@@ -151,7 +152,12 @@ def predict(
                 raise ValueError(f"dtype: {error}") from None
         spec = spec.with_quantisation(dtype)
     chip = hardware.load(on)
-    calibrated = None if constants is None else read_calibrated(constants)
+    calibrated = None
+    if constants is not None:
+        calibrated = read_calibrated(constants)
+        if estimator == "roofline" or not is_gpu(chip):
+            why = "the roofline estimator" if estimator == "roofline" else f"{chip.name}, which is no GPU,"
+            raise ValueError(f"constants: {why} uses no fitted constants; leave {str(constants)!r} out")
     if stack is None:
         stack = calibrated.stack if calibrated is not None and calibrated.stack else "vllm"
     kernels = kernel_estimator(estimator, stack, calibrated)
@@ -214,7 +220,7 @@ def predict(
     request_s = prefill_s + (steps * decode_s if generates else 0.0)
     tokens_per_s = batch * xp.asarray(output_tokens) / request_s if generates else xp.nan * mask
     modelled = estimator == "tiles" and is_gpu(chip)
-    intervals, estimates, basis = phase_intervals(phases, chip, stack, steps) if modelled else UNBOUNDED
+    intervals, estimates, basis = phase_intervals(phases, chip, stack, steps, mask) if modelled else UNBOUNDED
     return Prediction(
         model=spec,
         chip=chip,
@@ -242,52 +248,8 @@ def predict(
         reason=reason,
         estimator=f"tiles ({stack})" if estimator == "tiles" and is_gpu(chip) else "roofline",
         kernels=kernels,
-        notes=_notes(spec, chip, parallelism, input_tokens, output_tokens, estimator, stack, calibrated),
+        notes=prediction_notes(spec, chip, parallelism, input_tokens, output_tokens, estimator, stack, calibrated),
     )
-
-
-def _notes(
-    spec: Any,
-    chip: Accelerator,
-    p: Parallelism,
-    input_tokens: Array,
-    output_tokens: Array,
-    estimator: str,
-    stack: str,
-    calibrated: Calibrated | None,
-) -> tuple[str, ...]:
-    """What a reader of the numbers must know."""
-    notes = []
-    if estimator == "roofline":
-        notes.append("bounds: peak rates, no efficiency; real kernels take longer")
-    elif not is_gpu(chip):
-        notes.append(f"{chip.name} is no GPU, so the tile models do not apply: bounds instead")
-    else:
-        known = {path for path, _, _ in chip.provenance}
-        added = [path for path, _, _ in completed(chip).provenance if path not in known]
-        if added:
-            notes.append(f"assumed, because the chip's description lacks them: {', '.join(added)}")
-        own = Calibrated() if calibrated is None else calibrated
-        if calibrated is not None:
-            notes.append(f"constants of {own.source}, calibrated on {own.device} under {own.stack}")
-        kind = own.gemm_constants(chip, Gemm(m=1, n=1, k=1, dtype=spec.dtype), stack).kind
-        if chip.name and kind not in ("fitted", "few-shot"):
-            notes.append(f"uncalibrated: no kernel of {chip.name} was measured, constants come from related chips")
-    longest = getattr(spec, "max_context_tokens", 0)
-    asked = float(np.max(np.asarray(input_tokens) + np.asarray(output_tokens)))
-    if isinstance(spec, TransformerModel) and longest and asked > longest:
-        notes.append(f"{asked:,.0f} tokens exceed the model's context of {longest:,}")
-    if np.any(np.asarray(p.tp) > np.asarray(chip.devices_per_node, dtype=float)) and p.tp_scope == "scale_up":
-        notes.append(
-            f"points with tp beyond the {float(np.max(chip.devices_per_node)):g} devices of a node use its link"
-        )
-    if np.any(np.asarray(p.pp) > 1):
-        notes.append("one batch at a time through the pipeline: stages do not overlap")
-    notes.append(
-        "decode is the mean over the growing context; memory that of whole prompts at once and of the last token"
-    )
-    notes.append("kernels one after the other from a captured graph; no queueing, host time or overlap")
-    return tuple(notes)
 
 
 def kernel_estimator(name: str, stack: str = "vllm", calibrated: Calibrated | None = None) -> Estimator:

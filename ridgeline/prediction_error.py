@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from composition.calibrated import calibrated_interval, calibrated_phase
-from composition.estimate import Estimate, serial
+from composition.estimate import Estimate
+from composition.interval import Interval, interval_sum
 from hardware import Accelerator
 from profiles.error_law import ErrorLaw, LawKey, basis_of, choose_law, shipped_laws
-from roofline import PhaseTime, collective_calibration
+from roofline import PhaseTime, collective_calibration, operator_bound, phase_time
 from tiles.attention_constants import attention_constants
 from tiles.conv2d import conv2d_constants
 from tiles.gemm_constants import constants_architecture, gemm_constants
@@ -34,20 +35,46 @@ UNBOUNDED: tuple[tuple[None, None, None], tuple[None, None], str] = (None, None,
 
 
 def phase_intervals(
-    phases: Sequence[Any], chip: Accelerator, stack: str, steps: Array
+    phases: Sequence[Any], chip: Accelerator, stack: str, steps: Array, mask: Array = 0.0
 ) -> tuple[tuple[Any, Any, Any], tuple[Any, Any], str]:
     """90 % intervals of prefill, decode and request, the estimates of the two phases, and the least certain basis.
 
-    `phases`: one (a forward pass) or two (prefill, decode), each with name, table and times; `steps` decode passes.
+    `phases`: one (a forward pass) or two (prefill, decode), each with name, table and times; `steps` decode passes; `mask`: NaN
+    where there is no answer, else 0. No interval reaches below the roofline bound of the same phase.
     """
     found = [phase_error(p.table, p.times, chip, stack, phase=p.name, mean_axis=p.name == "decode") for p in phases]
     basis = max((b for _, b in found), key=CERTAINTY.index)
+    families = ("decode" if p.name == "decode" else "eager forward" for p in phases)
+    own = [
+        _no_faster(phase_interval(*error, family=family), phase_bound_s(p, chip) + mask)
+        for p, error, family in zip(phases, found, families)
+    ]
     if len(found) == 1:
-        alone = phase_interval(*found[0])
-        return (alone, None, alone), (found[0][0], None), basis
-    whole = request_estimate(found[0][0], found[1][0], steps)
-    intervals = phase_interval(*found[0]), phase_interval(*found[1], family="decode"), phase_interval(whole, basis)
-    return intervals, (found[0][0], found[1][0]), basis
+        return (own[0], None, own[0]), (found[0][0], None), basis
+    return (own[0], own[1], request_interval(own[0], own[1], steps)), (found[0][0], found[1][0]), basis
+
+
+def request_interval(prefill: tuple[Array, Array], decode: tuple[Array, Array], steps: Array) -> tuple[Array, Array]:
+    """90 % interval of prefill and `steps` decode passes from those of one pass each, seconds, [...].
+
+    What a calibrated interval of a phase holds beyond its kernels (engine, clock, stack) is common to both phases of one
+    deployment, so errors are taken as shared: quantiles of a sum of such times are the sums of their quantiles. The relative
+    width is the mean of the phases' widths, weighted with their time; it does not shrink with the number of steps.
+    """
+    return tuple(interval_sum(Interval(*prefill), Interval(*decode).repeated(steps)))
+
+
+def phase_bound_s(phase: Any, chip: Accelerator) -> Array:
+    """Roofline bound of one pass of `phase` (decode: mean over its contexts), seconds, [...]; 0 where there is none."""
+    bound = phase_time(phase.table, chip, estimator=operator_bound).total_s
+    xp = namespace(bound)
+    bound = xp.mean(bound, axis=0) if phase.name == "decode" else bound
+    return xp.where(xp.isfinite(bound), bound, 0.0)
+
+
+def _no_faster(interval: tuple[Array, Array], bound_s: Array) -> tuple[Array, Array]:
+    xp = namespace(interval, bound_s)
+    return xp.maximum(interval[0], bound_s), xp.maximum(interval[1], bound_s)
 
 
 def phase_error(
@@ -64,7 +91,7 @@ def phase_error(
 
 
 def phase_interval(whole: Estimate, basis: str, family: str = "eager forward") -> tuple[Array, Array]:
-    """90 % interval in seconds of a phase or of phases in a row, calibrated on whole models.
+    """90 % interval in seconds of a phase, calibrated on whole models.
 
     "eager forward": quantiles of the error over the composed deviation. "decode": quantiles of the error of decode steps of
     serving engines, and never narrower than the composed deviation says.
@@ -75,11 +102,6 @@ def phase_interval(whole: Estimate, basis: str, family: str = "eager forward") -
     xp = namespace(whole.mean_s)
     own, composed = law.interval(whole.mean_s), whole.interval(0.9)
     return xp.minimum(own[0], composed[0]), xp.maximum(own[1], composed[1])
-
-
-def request_estimate(prefill: Estimate, decode: Estimate, steps: Array) -> Estimate:
-    """Prefill and `steps` decode passes: equal sources err together, shapes of the two phases apart."""
-    return serial(prefill, decode.repeated(steps))
 
 
 def operator_law(

@@ -24,6 +24,7 @@ from tiles.attention_constants import (
     stack_name,
     with_latent,
 )
+from tiles.constants_checks import check_constants
 from tiles.gemm_constants import GemmConstants, constants_from
 from tiles.gemm_constants import gemm_constants as choose_gemm_constants
 from tiles.gemm_constants import shipped_sets as shipped_gemm_sets
@@ -81,6 +82,7 @@ def read_calibrated(path: str | Path) -> Calibrated:
             raise ValueError(
                 f"{path}: {key}: unknown field (known: {', '.join((*HEAD, 'gemm', 'attention', *FAMILIES))})"
             )
+    check_constants(table, path.name)
     try:
         for entry in table.get("gemm", []):
             constants_from(entry)

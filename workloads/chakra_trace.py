@@ -60,20 +60,31 @@ class ChakraTrace(NamedTuple):
 
 
 def read_chakra_trace(path: str | Path) -> ChakraTrace:
-    """Read an `.et` file. Raises `ValueError` naming file and node where it is truncated, malformed or depends on what is not
-    there (cycles are found by `composition.execution_graph`)."""
+    """Read an `.et` file. Raises `ValueError` in one line where there is no such file, where it is no trace, and, naming the node,
+    where it is truncated, malformed or depends on what is not there (cycles are found by `composition.execution_graph`)."""
     path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path}: {'not a file' if path.exists() else 'no such file'}; expected a Chakra trace (.et)")
     return parse_chakra_trace(path.read_bytes(), path.name)
 
 
 def parse_chakra_trace(data: bytes, label: str = "trace") -> ChakraTrace:
     """`read_chakra_trace` of the bytes of a file called `label`."""
-    messages = list(_messages(data, label))
-    version, attributes = "", {}
-    if not messages:
+    if not data:
         raise ValueError(f"{label}: empty; expected a Chakra trace")
+    try:
+        head = next(_messages(data, label))
+        list(_fields(head, f"{label}: metadata"))
+    except ValueError as error:
+        start = "JSON" if data.lstrip()[:1] in (b"{", b"[") else "gzip" if data[:2] == b"\x1f\x8b" else ""
+        kind = f"; it looks like {start}" if start else ""
+        raise ValueError(f"{label}: not a Chakra trace (.et){kind} ({str(error).removeprefix(f'{label}: ')})") from None
+    messages = list(_messages(data, label))
+    if len(messages) == 1:
+        raise ValueError(f"{label}: no nodes; expected a Chakra trace")
+    version, attributes = "", {}
     first = _first_value(messages, label)
-    for number, wire, value in _fields(messages[0], f"{label}: metadata"):
+    for number, wire, value in _fields(head, f"{label}: metadata"):
         if number == 1 and wire == _BYTES:
             version = _text(value, f"{label}: metadata.version")
         elif number == 2 and wire == _BYTES:

@@ -5,7 +5,8 @@ Imports the models of `dataflow`; no model imports a mapper. Holds no cost formu
 
 from dataflow.mappers.candidates import Candidates, Combination
 from dataflow.mappers.compiled_objective import compiled_energy_delay
-from dataflow.mappers.exhaustive import SearchResult, energy_delay, exhaustive_search, valid_splits
+from dataflow.mappers.constraints import Constraints
+from dataflow.mappers.exhaustive import SearchResult, energy_delay, exhaustive_search, latency, valid_splits
 from dataflow.mappers.gradient import GradientResult, gradient_search
 from dataflow.mappers.kept import Keeper, Kept, pareto_front
 from dataflow.mappers.neighbours import improve
@@ -13,7 +14,7 @@ from dataflow.mappers.network_design import Design, Network, Score, score, score
 from dataflow.mappers.network_optimum import Optimum, network_optimum
 from dataflow.mappers.network_sampling import SamplingResult, anneal_network, random_network_search
 from dataflow.mappers.sampling import anneal, random_search
-from dataflow.mappers.space import Constraints, MapSpace, map_space
+from dataflow.mappers.space import MapSpace, map_space
 
 __all__ = [
     "Candidates",
@@ -36,6 +37,7 @@ __all__ = [
     "exhaustive_search",
     "gradient_search",
     "improve",
+    "latency",
     "map_space",
     "network_optimum",
     "pareto_front",

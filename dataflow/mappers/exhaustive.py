@@ -14,6 +14,7 @@ from numba import njit
 from rich.progress import Progress
 
 from dataflow.evaluation import evaluate
+from dataflow.mappers.budget import check_counts, nothing_found
 from dataflow.mappers.compiled_objective import compiled_energy_delay
 from dataflow.mappers.kept import Keeper, Kept
 from dataflow.mappers.space import MapSpace
@@ -28,9 +29,25 @@ _COMPILED_FROM = 2e6
 
 
 def energy_delay(space: MapSpace, mapping: Mapping) -> np.ndarray:
-    """(energy-delay product, energy in joules, latency in seconds) of mappings [n] that a mapper has pruned already."""
+    """(energy-delay product, energy in joules, latency in seconds) of mappings [n] that a mapper has pruned already.
+
+    ValueError where the architecture has no energies; `latency` is the objective for these.
+    """
+    _check_energies(space)
     found = evaluate(space.problem, space.architecture, mapping, check=False)
     return np.stack(np.broadcast_arrays(found.edp, found.energy_joules, found.latency_s), axis=-1)
+
+
+def latency(space: MapSpace, mapping: Mapping) -> np.ndarray:
+    """Latency in seconds [n, 1] of mappings [n] that a mapper has pruned already."""
+    found = evaluate(space.problem, space.architecture, mapping, check=False)
+    return np.broadcast_to(found.latency_s, mapping.shape)[..., None]
+
+
+def _check_energies(space: MapSpace) -> None:
+    note = space.architecture.energy_note
+    if note:
+        raise ValueError(f"objective energy_delay: {note}; search with the objective latency, or give energies")
 
 
 class SearchResult(NamedTuple):
@@ -46,16 +63,21 @@ class SearchResult(NamedTuple):
     seconds: float
 
     def mapping(self, place: int = 0) -> Mapping:
-        """The mapping at `place` of the best list."""
+        """The mapping at `place` of the best list; ValueError beyond its end."""
         best = self.kept.best
+        if not 0 <= place < len(best["choice"]):
+            raise ValueError(f"place: {place!r}, expected one of the {len(best['choice'])} mappings kept, from 0 on")
         return self.space.mapping(best["choice"][place], best["positions"][place])
 
     def to_frame(self) -> Any:
-        """The best list as a table: objectives, then the mapping as text."""
+        """The best list as a table: objectives (`energy_delay` and `latency` have names), then the mapping as text."""
         import pandas as pd
 
         best = self.kept.best
-        columns = {name: best["objectives"][:, i] for i, name in enumerate(("edp", "energy_joules", "latency_s"))}
+        known = {1: ("latency_s",), 3: ("edp", "energy_joules", "latency_s")}
+        number = best["objectives"].shape[1]
+        names = known.get(number, tuple(f"objective_{i}" for i in range(number)))
+        columns = dict(zip(names, best["objectives"].T, strict=True))
         texts = [self.mapping(i).to_text().replace("\n", " | ") for i in range(len(best["objectives"]))]
         return pd.DataFrame(columns | {"mapping": texts})
 
@@ -71,7 +93,9 @@ def exhaustive_search(
 ) -> SearchResult:
     """All mappings of `space`. Loop orders multiply the splits: fix them (`Constraints.order`) where they do not
     matter. `compiled`: the default objective as a compiled call (None: where there are enough mappings to pay for it).
+    ValueError if no mapping fits, naming the limit that excludes most, and for a count below 1.
     """
+    check_counts(k=k, block=block)
     began = time.perf_counter()
     measure = choice_objective(space, objective, compiled, space.splits * float(np.prod(space.orders, dtype=float)))
     keeper, evaluated = Keeper(k), 0
@@ -88,6 +112,8 @@ def exhaustive_search(
                 keeper.add(measure(choice, positions), choice=choice, positions=places)
                 evaluated += len(choice)
     counts = {label: int(n) * orders for label, n in zip(space.limits.labels, rejected)}
+    if keeper.empty:
+        raise nothing_found("exhaustive search", evaluated, counts)
     return SearchResult(space, keeper.kept(), evaluated, counts, time.perf_counter() - began)
 
 
@@ -99,11 +125,13 @@ def choice_objective(space: MapSpace, objective: Objective, compiled: bool | Non
         return lambda choice, positions: objective(space, space.mapping(choice, positions))
     if objective is not energy_delay:
         raise ValueError("compiled: only the default objective, energy_delay, can be compiled")
+    _check_energies(space)
     return compiled_energy_delay(space)
 
 
 def valid_splits(space: MapSpace, block: int = 100_000) -> Iterator[np.ndarray]:
     """Blocks [n, dimensions] of the split choices that break no limit, in the order of the walk."""
+    check_counts(block=block)
     rejected = np.zeros(len(space.limits.labels), dtype=np.int64)
     for choice, _ in _blocks(space, block, rejected):
         yield choice

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dataflow.gemmini import C, Hardware, K, smallest_hardware, traffic
+from dataflow.mappers.budget import check_counts, check_numbers
 from dataflow.mappers.candidates import Candidates
 from dataflow.mappers.neighbours import improve
 from dataflow.mappers.network_design import (
@@ -29,6 +30,7 @@ from dataflow.mappers.network_design import (
     Design,
     Network,
     SplitTable,
+    check_network,
     mapping_of,
     network_arrays,
     padded,
@@ -78,8 +80,12 @@ def gradient_search(
     seed: int = 0,
 ) -> GradientResult:
     """Search; `steps` per rounding, what is left of `samples` goes to the improvement of the rounded mappings, which
-    ends early after `patience` rounds without gain. Same seed, same result.
+    ends early after `patience` rounds without gain. Same seed, same result. ValueError for a budget of nothing.
     """
+    check_network(network)
+    check_counts(starts=starts, steps=steps, roundings=roundings, edge_limit=edge_limit)
+    check_counts(0, patience=patience, seed=seed)
+    check_numbers(True, learning_rate=learning_rate, samples=samples)
     began = time.perf_counter()
     whole, network = network, padded(network)
     table = split_table(network, edge_limit)

@@ -47,6 +47,11 @@ class Keeper:
             front = _rows(front, np.unique(np.linspace(0, size - 1, self.front_limit).astype(int)))
         self._front = front
 
+    @property
+    def empty(self) -> bool:
+        """Whether nothing has been kept."""
+        return not self._best
+
     def _may_stay(self, objectives: np.ndarray) -> np.ndarray:
         """A mask of the points worth sorting: not worse than the k-th best, or not beaten by the front's middle."""
         if not self._front or len(objectives) == 0:

@@ -7,6 +7,7 @@ combination chooses among all candidates anew.
 
 import numpy as np
 
+from dataflow.mappers.budget import check_counts
 from dataflow.mappers.candidates import Candidates, Combination
 from dataflow.mappers.network_design import SPATIAL
 
@@ -23,6 +24,10 @@ def improve(pool: Candidates, *, edge: float, evaluations: int, patience: int = 
     `evaluations` mappings have been looked at, nothing is left, or `patience` rounds have gained nothing. Where no
     single change is left to look at, two splits change at once.
     """
+    check_counts(beam=beam)
+    check_counts(0, patience=patience)
+    if not pool.evaluated:
+        raise ValueError("pool: no candidates, expected at least one mapping of each layer")
     limit = pool.evaluated + evaluations
     best = _survey(pool, None, edge)
     done: dict[bool, set[tuple[int, int]]] = {False: set(), True: set()}

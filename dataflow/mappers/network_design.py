@@ -67,6 +67,25 @@ class Network:
         return Layer(sizes=self.sizes, stride_p=self.strides[:, 0], stride_q=self.strides[:, 1])
 
 
+def check_network(network: Network) -> None:
+    """ValueError naming the field unless there are layers, of positive whole sizes, strides and repetitions."""
+    layers = np.shape(network.counts)
+    if len(layers) != 1 or not layers[0]:
+        raise ValueError(f"network.counts: shape {layers}, expected a number for each of at least one layer")
+    for name, value, shape in (
+        ("sizes", network.sizes, (*layers, 7)),
+        ("strides", network.strides, (*layers, 2)),
+        ("counts", network.counts, layers),
+    ):
+        numbers = np.asarray(value)
+        if numbers.shape != shape:
+            raise ValueError(f"network.{name}: shape {numbers.shape}, expected {shape}")
+        if numbers.dtype.kind not in "iuf" or not np.all(np.isfinite(numbers) & (numbers >= 1)):
+            raise ValueError(f"network.{name}: {numbers.ravel()[:4].tolist()}, expected finite numbers from 1 on")
+        if name != "counts" and np.any(numbers != np.floor(numbers)):
+            raise ValueError(f"network.{name}: fractions, expected whole numbers")
+
+
 def network_arrays(network: Network) -> tuple[Array, Array, Array]:
     """The numbers of a network, for compiled functions (one compilation per number of layers)."""
     return jnp.asarray(network.sizes), jnp.asarray(network.strides), jnp.asarray(network.counts)

@@ -12,9 +12,10 @@ import numpy as np
 from numba import njit
 
 from dataflow.gemmini import C, K
+from dataflow.mappers.budget import check_counts, check_numbers
 from dataflow.mappers.candidates import Candidates, Combination, costs
 from dataflow.mappers.compiled_traffic import COLUMNS, split_traffic
-from dataflow.mappers.network_design import EDGE_LIMIT, OUTER_ORDERS, Design, Network, split_table
+from dataflow.mappers.network_design import EDGE_LIMIT, OUTER_ORDERS, Design, Network, check_network, split_table
 
 _COMPARED = 5
 
@@ -33,7 +34,12 @@ def network_optimum(
     network: Network, known: float, *, gap: float = 1e-3, boxes: int = 2000, block: int = 400_000
 ) -> Optimum:
     """The optimum within a factor 1 + `gap` (or as near as `boxes` boxes prove), given the energy-delay product
-    `known` of any design."""
+    `known` of any design. ValueError if no design is that cheap."""
+    check_network(network)
+    check_counts(boxes=boxes)
+    check_numbers(gap=gap)
+    check_numbers(True, known=known)
+    block = max(int(block), len(OUTER_ORDERS))
     pool = Candidates(network, split_table(network, EDGE_LIMIT))
     layers = len(network.counts)
     least = np.full((2, layers), np.inf)
@@ -49,6 +55,8 @@ def network_optimum(
             mine.append(code[(energy + rest[0, at]) * (cycles + rest[1, at]) <= known * (1 + 1e-9)])
         codes.append(np.concatenate(mine))
     kept = [len(c) for c in codes]
+    if not all(kept):
+        raise ValueError(f"known: {known:g}, expected the energy-delay product of a design; every one costs more")
     pool.add(np.repeat(np.arange(layers), kept), np.concatenate(codes))
     enumerated = int(np.prod(pool.table.number, axis=1).sum()) * len(OUTER_ORDERS)
     best, bound = _boxes(pool, gap, boxes)

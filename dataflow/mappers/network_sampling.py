@@ -32,11 +32,13 @@ from dataflow.gemmini import (
     inner_tile,
     traffic,
 )
+from dataflow.mappers.budget import check_counts, check_numbers
 from dataflow.mappers.network_design import (
     EDGE_LIMIT,
     OUTER_ORDERS,
     Design,
     Network,
+    check_network,
     mapping_of,
     network_arrays,
     score_mappings,
@@ -67,6 +69,9 @@ def random_network_search(
     = 1: misfits are part of the budget); a layer that then has none gives the chip up. With `shrink` the chip shrinks
     to what the chosen mappings need. If all chips are given up, more are drawn until one holds all layers.
     """
+    check_network(network)
+    check_counts(hardware=hardware, mappings=mappings, draws=draws)
+    check_counts(0, seed=seed)
     began = time.perf_counter()
     rng = np.random.default_rng(seed)
     best: tuple[float, Mapping] | None = None
@@ -160,6 +165,11 @@ def anneal_network(
     A step changes one split or the order of one layer; the hardware follows. Metropolis on ln EDP with a geometric
     temperature from `hot` to `cold` over the time. Chains start from random designs; `cold = hot = 0` is hill climbing.
     """
+    check_network(network)
+    check_counts(chains=chains, block=block)
+    check_counts(0, seed=seed)
+    check_numbers(True, seconds=seconds)
+    check_numbers(hot=hot, cold=cold)
     table = split_table(network, EDGE_LIMIT)
     arrays, choices, number = network_arrays(network), jnp.asarray(table.choices), jnp.asarray(table.number)
     rng = np.random.default_rng(seed)

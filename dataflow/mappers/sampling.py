@@ -5,6 +5,7 @@ import time
 import numpy as np
 from rich.progress import Progress
 
+from dataflow.mappers.budget import check_counts, check_numbers, nothing_found
 from dataflow.mappers.exhaustive import Objective, SearchResult, choice_objective, energy_delay
 from dataflow.mappers.kept import Keeper
 from dataflow.mappers.space import MapSpace
@@ -22,8 +23,11 @@ def random_search(
     show_progress: bool = False,
 ) -> SearchResult:
     """`samples` mappings drawn uniformly over splits and orders, those that break a limit counted by limit, not
-    evaluated. `compiled` as in `exhaustive_search`.
+    evaluated. `compiled` as in `exhaustive_search`. ValueError if none is valid, naming the limit that excludes most,
+    and for a count below 1.
     """
+    check_counts(samples=samples, k=k, block=block)
+    check_counts(0, seed=seed)
     measure = choice_objective(space, objective, compiled, samples)
     began, rng = time.perf_counter(), np.random.default_rng(seed)
     keeper, evaluated = Keeper(k), 0
@@ -44,6 +48,8 @@ def random_search(
             evaluated += int(good.sum())
             progress.update(task, completed=first + number)
     counts = {label: int(n) for label, n in zip(space.limits.labels, rejected)}
+    if keeper.empty:
+        raise nothing_found("random search", evaluated, counts)
     return SearchResult(space, keeper.kept(), evaluated, counts, time.perf_counter() - began)
 
 
@@ -63,8 +69,11 @@ def anneal(
 
     A step draws a new split of one dimension, or swaps two loops of one level. Metropolis on the logarithm of the first
     objective, temperature geometric from `hot` to `cold`. Chains start from valid mappings. ValueError if none is
-    found, naming the limit that excludes most.
+    found, naming the limit that excludes most, and for a count below 1.
     """
+    check_counts(steps=steps, chains=chains, k=k)
+    check_counts(0, seed=seed)
+    check_numbers(hot=hot, cold=cold)
     began, rng = time.perf_counter(), np.random.default_rng(seed)
     keeper = Keeper(k)
     rejected = np.zeros(len(space.limits.labels), dtype=np.int64)
@@ -73,6 +82,8 @@ def anneal(
     free = np.array([level for level, fixed in enumerate(space.fixed_orders) if fixed is None], dtype=int)
     values = objective(space, space.mapping(choice, positions))
     keeper.add(values, choice=choice, positions=positions)
+    if keeper.empty:
+        raise nothing_found("annealing", chains, {})
     now, evaluated = np.log(values[:, 0]), chains
     rows = np.arange(chains)
     with Progress(disable=not show_progress, transient=True) as progress:
@@ -115,8 +126,7 @@ def _starts(space: MapSpace, rng: np.random.Generator, chains: int, sizes: np.nd
         if number >= chains:
             break
     if not number:
-        worst = space.limits.labels[int(np.argmax(rejected))]
-        raise ValueError(f"annealing: no valid mapping in {int(rejected.sum())} draws; most break the {worst}")
+        raise nothing_found("annealing", 0, dict(zip(space.limits.labels, rejected.tolist())))
     choice = np.concatenate(found)
     choice = choice[np.arange(chains) % len(choice)]
     return choice.copy(), space.random_positions(rng, chains)

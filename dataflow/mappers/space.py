@@ -8,37 +8,18 @@ limit it broke.
 
 import itertools
 from collections.abc import Iterable
-from collections.abc import Mapping as MappingOf
-from dataclasses import dataclass, field
-from math import factorial
+from dataclasses import dataclass
+from math import factorial, isqrt
 from typing import NamedTuple
 
 import numpy as np
 
 from dataflow.architecture import Architecture
+from dataflow.mappers.constraints import Constraints, check_constraints
 from dataflow.mapping import Mapping, default_keeps
-from dataflow.problem import Problem, unknown
+from dataflow.problem import Problem
 
 _AXES = ("", "X", "Y")
-
-
-@dataclass(frozen=True)
-class Constraints:
-    """What a mapper may choose.
-
-    - `factors[level][loop]`: fixed factor of a loop, `{"DRAM": {"K": 4, "C:X": 16}}` (dimension, `:X` or `:Y` for
-      spatial).
-    - `spatial[level]`: dimensions that may be spatial at a level (default: all, where the level has a fanout).
-    - `temporal[level]`: dimensions that may be temporal at a level (default: all).
-    - `order[level]`: the order of a level's loops, outermost first; dimensions left out follow (default: free).
-    - `keeps`: as in `mapping`.
-    """
-
-    factors: MappingOf[str, MappingOf[str, int]] = field(default_factory=dict)
-    spatial: MappingOf[str, Iterable[str]] = field(default_factory=dict)
-    temporal: MappingOf[str, Iterable[str]] = field(default_factory=dict)
-    order: MappingOf[str, Iterable[str]] = field(default_factory=dict)
-    keeps: MappingOf[str, Iterable[str]] = field(default_factory=dict)
 
 
 class Limits(NamedTuple):
@@ -141,20 +122,12 @@ class MapSpace:
 def map_space(problem: Problem, architecture: Architecture, constraints: Constraints | None = None) -> MapSpace:
     """All mappings of a single problem (sizes must be numbers) that the constraints allow.
 
-    ValueError, one line, for an unknown level or dimension in a constraint, and for one that leaves a dimension no
-    split.
+    ValueError, one line, for an unknown level, dimension, axis or tensor in a constraint, a factor that is not a positive
+    integer, and for one that leaves a dimension no split.
     """
     rules = constraints or Constraints()
     names, dims = architecture.level_names, problem.dimensions
-    for field_name in ("factors", "spatial", "temporal", "order", "keeps"):
-        for level, content in getattr(rules, field_name).items():
-            if level not in names:
-                raise ValueError(unknown("level", level, names, f"constraints.{field_name}"))
-            if field_name == "keeps":
-                continue
-            for loop in content:
-                if loop.split(":")[0] not in dims:
-                    raise ValueError(unknown("dimension", loop, dims, f"constraints.{field_name}.{level}"))
+    check_constraints(rules, problem, architecture)
     slots: list[tuple[int, str]] = []
     for i, level in enumerate(architecture.levels):
         slots.append((i, ""))
@@ -177,6 +150,9 @@ def _splits(
     problem: Problem, architecture: Architecture, rules: Constraints, slots: list[tuple[int, str]], dim: str
 ) -> np.ndarray:
     names = architecture.level_names
+    size_here = np.asarray(problem.sizes[dim])
+    if size_here.ndim:
+        raise ValueError(f"problem.sizes.{dim}: {size_here.size} values, expected one layer at a time")
     top = next(i for i, level in enumerate(architecture.levels) if level.keeps is None or level.keeps)
     size = int(problem.sizes[dim])
     options: list[set[int] | None] = []
@@ -186,7 +162,7 @@ def _splits(
         allowed = rules.spatial.get(name) if axis else rules.temporal.get(name)
         if fixed is not None:
             options.append({int(fixed)})
-        elif (allowed is not None and dim not in allowed) or (level < top):
+        elif (allowed is not None and dim not in list(allowed)) or (level < top):
             options.append({1})
         else:
             options.append(None)
@@ -210,7 +186,8 @@ def _splits(
 
 
 def _divisors(number: int) -> list[int]:
-    return [d for d in range(1, number + 1) if number % d == 0]
+    low = [d for d in range(1, isqrt(number) + 1) if number % d == 0]
+    return low + [number // d for d in reversed(low) if d * d != number]
 
 
 def _limits(

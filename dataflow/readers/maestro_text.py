@@ -8,9 +8,11 @@ dataflow", MICRO 2019 (the directives).
 """
 
 import re
+from pathlib import Path
 from typing import NamedTuple
 
 from dataflow.problem import unknown
+from dataflow.readers.yaml_fields import text_of
 
 #: Dimensions of a layer as MAESTRO names them; Y' and X' are output rows and columns.
 DIMENSIONS = ("N", "K", "C", "R", "S", "Y", "X", "Y'", "X'")
@@ -60,8 +62,26 @@ class ClusterHardware(NamedTuple):
     offchip_words_per_cycle: float = float("inf")
 
 
-def read_network(text: str) -> list[DirectiveLayer]:
-    """All layers of a network file. ValueError names the layer and field."""
+def read_network(source: str | Path) -> list[DirectiveLayer]:
+    """All layers of a network file (a `Path`), or of its text. ValueError names the file, the layer and the field."""
+    text, name = text_of(source, "network")
+    try:
+        return _network(text)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}" if isinstance(source, Path) else str(error)) from None
+
+
+def read_hardware(source: str | Path) -> ClusterHardware:
+    """The numbers of a hardware file (a `Path`), or of its text; ValueError for an unknown key or a number that is not
+    positive."""
+    text, name = text_of(source, "hardware")
+    try:
+        return _hardware(text)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}" if isinstance(source, Path) else str(error)) from None
+
+
+def _network(text: str) -> list[DirectiveLayer]:
     text = re.sub(r"//[^\n]*|/\*.*?\*/", " ", text, flags=re.S)
     body = _block(text, "Network", "network")
     layers = []
@@ -73,8 +93,7 @@ def read_network(text: str) -> list[DirectiveLayer]:
     return layers
 
 
-def read_hardware(text: str) -> ClusterHardware:
-    """The numbers of a hardware file; ValueError for an unknown key or a number that is not positive."""
+def _hardware(text: str) -> ClusterHardware:
     found: dict[str, float] = {}
     for number, line in enumerate(text.splitlines(), 1):
         line = re.sub(r"//.*", "", line).strip()
@@ -82,14 +101,15 @@ def read_hardware(text: str) -> ClusterHardware:
             continue
         key, colon, value = (part.strip() for part in line.partition(":"))
         if not colon:
-            raise ValueError(f"hardware.line {number}: {line!r}, expected 'key: value'")
+            raise ValueError(f"hardware.line {number}: {line[:40]!r}, expected 'key: value'")
         if key not in _HARDWARE:
             raise ValueError(unknown("key", key, _HARDWARE, f"hardware.line {number}"))
-        if not re.fullmatch(r"\d+(\.\d+)?", value) or float(value) <= 0:
-            raise ValueError(f"hardware.{key}: {value!r}, expected a positive number")
+        if not re.fullmatch(r"[0-9]{1,16}(\.[0-9]{1,16})?", value) or float(value) <= 0:
+            raise ValueError(f"hardware.{key}: {value[:40]!r}, expected a positive number")
         found[_HARDWARE[key]] = float(value)
-    if "processing_elements" not in found:
-        raise ValueError("hardware.num_pes: missing, expected a positive integer")
+    units = found.get("processing_elements", 0.0)
+    if units < 1 or units != int(units):
+        raise ValueError(f"hardware.num_pes: {f'{units:g}' if units else 'missing'}, expected a positive integer")
     return ClusterHardware(processing_elements=int(found.pop("processing_elements")), **found)
 
 
@@ -141,9 +161,13 @@ def _size(text: str, sizes: dict[str, int], path: str) -> int:
         if match[1] not in sizes:
             raise ValueError(unknown("dimension", match[1], sizes, f"{path}.Sz"))
         return sizes[match[1]]
-    if not text.isdigit() or int(text) < 1:
-        raise ValueError(f"{path}: '{text}', expected a positive integer or Sz(DIMENSION)")
+    if not _positive(text):
+        raise ValueError(f"{path}: {text[:40]!r}, expected a positive integer or Sz(DIMENSION)")
     return int(text)
+
+
+def _positive(text: str) -> bool:
+    return bool(re.fullmatch("[0-9]{1,15}", text)) and int(text) >= 1
 
 
 def _numbers(body: str, path: str, known: tuple[str, ...]) -> dict[str, int]:
@@ -153,11 +177,11 @@ def _numbers(body: str, path: str, known: tuple[str, ...]) -> dict[str, int]:
             continue
         match = re.fullmatch(r"\s*(\w+)\s*:?\s*(-?\w+)\s*", entry)
         if not match:
-            raise ValueError(f"{path}: '{entry.strip()}', expected 'DIMENSION: SIZE'")
+            raise ValueError(f"{path}: {entry.strip()[:40]!r}, expected 'DIMENSION: SIZE'")
         if match[1] not in known:
             raise ValueError(unknown("dimension", match[1], known, path))
-        if not match[2].isdigit() or int(match[2]) < 1:
-            raise ValueError(f"{path}.{match[1]}: {match[2]}, expected a positive integer")
+        if not _positive(match[2]):
+            raise ValueError(f"{path}.{match[1]}: {match[2][:40]}, expected a positive integer")
         found[match[1]] = int(match[2])
     return found
 

@@ -2,16 +2,17 @@
 
 Containers with a mesh fan out: the first below a storage level becomes that level's fanout, a further one a level of wires; one
 below the last storage level feeds multipliers that hold their operands (as in `dataflow.recorded`). Attributes that only an energy
-estimator reads are taken note of by name and not used; energies and areas come from the reference tables (pJ, um^2).
+estimator reads are taken note of by name and not used; energies and areas come from the reference tables (pJ, um^2), and what these
+lack is NaN (`Architecture.energy_note` says whose).
 """
 
 import re
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from dataflow.architecture import INF, Architecture, Compute, Storage, architecture
+from dataflow.architecture import INF, NAN, Architecture, Compute, Storage, architecture
 from dataflow.problem import unknown
-from dataflow.readers.yaml_fields import Tagged, fields, items, names_of, number, whole
+from dataflow.readers.yaml_fields import Tagged, fields, items, name_of, names_of, number, whole
 
 _FOR_ESTIMATORS = (
     *(
@@ -49,10 +50,8 @@ class ReadArchitecture(NamedTuple):
     constraints: dict[str, dict[str, Any]]
 
 
-def read_architecture(
-    section: Any, reference: dict[str, Any] | None = None, path: str = "architecture"
-) -> ReadArchitecture:
-    """The architecture; `reference`: the sections `ERT` and `ART` if there are any. Raises ValueError with the field's path."""
+def read_architecture(section: Any, path: str = "architecture") -> ReadArchitecture:
+    """The architecture, energies unknown (see `with_reference`). Raises ValueError with the field's path."""
     top = fields(section, path, ("nodes",), ("version", "name"))
     if top.get("version") is not None and str(top["version"]) not in ("0.4", "0.5"):
         raise ValueError(f"{path}.version: {top['version']!r}, expected 0.4")
@@ -67,8 +66,8 @@ def read_architecture(
     constraints: dict[str, dict[str, Any]] = {}
     clock, compute, since_storage = 1e9, Compute(), 0
     for kind, node, where in nodes:
-        name = str(node["name"])
-        attributes = dict(node.get("attributes") or {})
+        name = name_of(node["name"], f"{where}.name")
+        attributes = node.get("attributes") or {}
         if "global_cycle_seconds" in attributes:
             clock = 1.0 / number(attributes["global_cycle_seconds"], f"{where}.attributes.global_cycle_seconds")
         x, y = _mesh(node, where)
@@ -91,7 +90,7 @@ def read_architecture(
         else:
             fanout_of[name] = fanout_of[f"inter_{name}_spatial"] = None
     made = architecture(levels, compute, str(top.get("name", "architecture")), clock)
-    return ReadArchitecture(_with_reference(made, reference or {}), fanout_of, constraints)
+    return ReadArchitecture(made, fanout_of, constraints)
 
 
 def _flatten(nodes: Any, path: str, found: list[tuple[str, dict[str, Any], str]]) -> None:
@@ -114,7 +113,9 @@ def _flatten(nodes: Any, path: str, found: list[tuple[str, dict[str, Any], str]]
             (*known, "class", "subclass") if tag == "Component" else known,
             ("sparse_optimizations",),
         )
-        where = f"{path}.{node['name']}"
+        where = f"{path}.{name_of(node['name'], f'{where}.name')}"
+        if not isinstance(node.get("attributes") or {}, dict):
+            raise ValueError(f"{where}.attributes: {node['attributes']!r}, expected a mapping")
         if tag == "Container":
             found.append(("container", node, where))
             continue
@@ -219,25 +220,26 @@ def keeps_of(constraints: Any, tensors: list[str], path: str) -> tuple[str, ...]
     return tuple(name for name in tensors if name not in bypass)
 
 
-def _with_reference(made: Architecture, reference: dict[str, Any]) -> Architecture:
-    """Energies and areas from the tables of an energy estimator, by component name."""
+def with_reference(made: Architecture, reference: dict[str, Any]) -> Architecture:
+    """Energies and areas from an energy estimator's tables (sections `ERT` and `ART`, if there are any), by component name."""
     joules: dict[str, dict[str, float]] = {}
-    for i, raw in enumerate(items((reference.get("ERT") or {}).get("tables") or [], "ERT.tables")):
+    for i, raw in enumerate(_tables(reference, "ERT")):
         table = fields(raw, f"ERT.tables[{i}]", ("name", "actions"), (), ("subcomponents",))
         for j, action in enumerate(items(table["actions"], f"ERT.tables[{i}].actions")):
             path = f"ERT.tables[{i}].actions[{j}]"
             entry = fields(action, path, ("name", "energy"), (), ("arguments", "subcomponents", "latency"))
             pj = number(entry["energy"], f"{path}.energy", strictly=False)
-            joules.setdefault(_component(table["name"]), {}).setdefault(entry["name"], pj * 1e-12)
+            action_name = name_of(entry["name"], f"{path}.name")
+            joules.setdefault(_component(table["name"]), {}).setdefault(action_name, pj * 1e-12)
     areas: dict[str, float] = {}
-    for i, raw in enumerate(items((reference.get("ART") or {}).get("tables") or [], "ART.tables")):
+    for i, raw in enumerate(_tables(reference, "ART")):
         table = fields(raw, f"ART.tables[{i}]", ("name", "area"), (), ("subcomponents",))
         areas[_component(table["name"])] = number(table["area"], f"ART.tables[{i}].area", strictly=False) * 1e-12
     levels = []
     for level in made.levels:
         found = joules.get(level.name, {})
-        write = found.get("write", level.write_joules)
-        changes = {"read_joules": found.get("read", level.read_joules), "write_joules": write}
+        write = found.get("write", NAN)
+        changes = {"read_joules": found.get("read", NAN), "write_joules": write}
         changes |= {"update_joules": found.get("update", write)}
         changes |= {
             "leakage_watts": found.get("leak", 0.0) * made.clock_hz,
@@ -247,11 +249,18 @@ def _with_reference(made: Architecture, reference: dict[str, Any]) -> Architectu
     unit = joules.get(made.compute.name, {})
     compute = replace(
         made.compute,
-        mac_joules=unit.get("compute", unit.get("mac", made.compute.mac_joules)),
+        mac_joules=unit.get("compute", unit.get("mac", NAN)),
         leakage_watts=unit.get("leak", 0.0) * made.clock_hz,
         area_m2=areas.get(made.compute.name, 0.0),
     )
     return replace(made, levels=tuple(levels), compute=compute)
+
+
+def _tables(reference: dict[str, Any], key: str) -> list[Any]:
+    section = reference.get(key)
+    if section is None:
+        return []
+    return items(fields(section, key, ("tables",), (), ("version",))["tables"], f"{key}.tables")
 
 
 def _component(name: str) -> str:

@@ -7,12 +7,12 @@ X, the others along Y. A spatial target is a container (what it fans out to) or 
 from typing import Any
 
 from dataflow.architecture import Architecture
-from dataflow.mappers.space import Constraints
+from dataflow.mappers.constraints import Constraints
 from dataflow.mapping import Loop, Mapping, mapping
 from dataflow.nest import Nest
 from dataflow.problem import Problem, unknown
 from dataflow.readers.timeloop_architecture import ReadArchitecture, keeps_of
-from dataflow.readers.yaml_fields import fields, items, names_of, whole
+from dataflow.readers.yaml_fields import fields, integer, items, names_of, whole
 
 _TENSOR_TYPES = ("dataspace", "datatype", "bypass")
 
@@ -46,7 +46,7 @@ def read_mapping(section: Any, work: Problem, chip: ReadArchitecture, path: str 
             temporal[level] = loops
             continue
         level = _fanned(target, chip, factors, f"{where}.target")
-        split = int(entry.get("split", len(order) if _along_x(made, level) else 0))
+        split = integer(entry.get("split", len(order) if _along_x(made, level) else 0), f"{where}.split")
         for place, dim in enumerate(order):
             if factors.get(dim, 1) > 1 and level is not None:
                 spatial[level].append(Loop(dim, factors[dim], "X" if place < split else "Y"))
@@ -111,7 +111,9 @@ def read_constraints(chip: ReadArchitecture, work: Problem) -> Constraints:
             chosen, _ = _factors(entry.get("factors", []), work, f"{where}.factors")
             out = set(names_of(entry.get("no_iteration_over_dims") or [], f"{where}.no_iteration_over_dims"))
             listed = _permutation(entry.get("permutation"), work, f"{where}.permutation")
-            split = int(entry.get("split", len(listed) if _along_x(chip.architecture, level) else 0))
+            split = integer(
+                entry.get("split", len(listed) if _along_x(chip.architecture, level) else 0), f"{where}.split"
+            )
             for dim, bound in chosen.items():
                 axis = "" if kind == "temporal" else ":X" if listed.index(dim) < split else ":Y"
                 factors.setdefault(level, {})[f"{dim}{axis}"] = bound

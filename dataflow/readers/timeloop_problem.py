@@ -4,7 +4,7 @@ from typing import Any
 
 from dataflow.density import Density
 from dataflow.problem import Problem, Tensor, Term, problem, unknown
-from dataflow.readers.yaml_fields import fields, items, names_of, whole
+from dataflow.readers.yaml_fields import fields, items, name_of, names_of, whole
 from dataflow.recorded_sparsity import recorded_density
 
 
@@ -16,11 +16,11 @@ def read_problem(section: Any, path: str = "problem") -> tuple[Problem, dict[str
         top["shape"], f"{path}.shape", ("dimensions", "data_spaces"), ("coefficients", "name", "version"), ("default",)
     )
     dimensions = names_of(shape["dimensions"], f"{path}.shape.dimensions")
-    coefficients = {
-        entry["name"]: entry.get("default", 1)
-        for i, raw in enumerate(items(shape.get("coefficients") or [], f"{path}.shape.coefficients"))
-        for entry in [fields(raw, f"{path}.shape.coefficients[{i}]", ("name",), ("default",))]
-    }
+    coefficients: dict[str, Any] = {}
+    for i, raw in enumerate(items(shape.get("coefficients") or [], f"{path}.shape.coefficients")):
+        where = f"{path}.shape.coefficients[{i}]"
+        entry = fields(raw, where, ("name",), ("default",))
+        coefficients[name_of(entry["name"], f"{where}.name")] = entry.get("default", 1)
     spaces = items(shape["data_spaces"], f"{path}.shape.data_spaces")
     tensors = [_tensor(raw, dimensions, coefficients, f"{path}.shape.data_spaces[{i}]") for i, raw in enumerate(spaces)]
     instance = fields(top["instance"], f"{path}.instance", (), (*dimensions, *coefficients, "densities"))
@@ -29,10 +29,9 @@ def read_problem(section: Any, path: str = "problem") -> tuple[Problem, dict[str
         label: whole(instance.get(label, usual), f"{path}.instance.{label}") for label, usual in coefficients.items()
     }
     densities = {}
-    for tensor, given in (instance.get("densities") or {}).items():
+    listed = instance.get("densities") or {}
+    for tensor, given in fields(listed, f"{path}.instance.densities", (), [t.name for t in tensors]).items():
         where = f"{path}.instance.densities.{tensor}"
-        if tensor not in (known := [t.name for t in tensors]):
-            raise ValueError(unknown("tensor", tensor, known, f"{path}.instance.densities"))
         if not isinstance(given, (int, float)):
             fields(given, where, ("distribution",), ("density", "band_width", "shape"), ("workload_tensor_size",))
         densities[tensor] = recorded_density(given, where)
@@ -52,11 +51,13 @@ def _tensor(raw: Any, dimensions: list[str], coefficients: dict[str, Any], path:
                 raise ValueError(f"{where}: {term!r}, expected [DIMENSION] or [DIMENSION, COEFFICIENT]")
             if parts[0] not in dimensions:
                 raise ValueError(unknown("dimension", parts[0], dimensions, where))
+            if len(parts) == 2 and not isinstance(parts[1], str):
+                parts[1] = whole(parts[1], where)
             if len(parts) == 2 and isinstance(parts[1], str) and parts[1] not in coefficients:
                 raise ValueError(unknown("coefficient", parts[1], coefficients, where))
             terms.append((str(parts[0]), parts[1] if len(parts) == 2 else 1))
         ranks.append(tuple(terms))
-    return Tensor(str(space["name"]), tuple(ranks), bool(space.get("read_write", False)))
+    return Tensor(name_of(space["name"], f"{path}.name"), tuple(ranks), bool(space.get("read_write", False)))
 
 
 def _version(value: Any, path: str) -> None:

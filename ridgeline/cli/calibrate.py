@@ -27,13 +27,11 @@ def calibrate(
 
     from profiles.calibration import FAMILIES
     from profiles.calibration import calibrate as fit
-    from profiles.data_folder import data_folder
+    from ridgeline.cli.files import check_target, measurements
+    from ridgeline.validate.scores import relative_bias
 
-    folder = data_folder() if data is None else data
-    if not folder.is_dir():
-        raise ValueError(f"--data: {folder} is not a folder")
-    if output is not None and (output.is_dir() or not output.parent.is_dir()):
-        raise ValueError(f"--output: {output} is not a file in an existing folder")
+    folder = measurements(data)
+    check_target("--output", output)
     console = Console(stderr=True)
     columns = (
         BarColumn(),
@@ -58,7 +56,7 @@ def calibrate(
         held = "-"
         if row.held_out is not None:
             h = row.held_out
-            held = f"({h.n}) {h.mape:.1%} / {h.median_ape:.1%} / {h.bias:+.1%}"
+            held = f"({h.n}) {h.mape:.1%} / {h.median_ape:.1%} / {relative_bias(h.bias):+.1%}"
         fitted = f"{row.fitted.mape:.1%} / {row.fitted.median_ape:.1%}"
         table.add_row(row.label, str(row.points), fitted, held, f"{row.log_sigma:.3f}", row.warning)
     console.print(table)

@@ -14,14 +14,11 @@ def calibrate_errors(
     """Learn calibrated error intervals from measurements that refits leave out (minutes)."""
     from rich.console import Console
 
-    from profiles.data_folder import data_folder
+    from ridgeline.cli.files import check_target, measurements
     from ridgeline.error_calibration import calibrate_errors as learn
 
-    folder = data_folder() if data is None else data
-    if not folder.is_dir():
-        raise ValueError(f"--data: {folder} is not a folder")
-    if not out.parent.is_dir():
-        raise ValueError(f"--out: {out.parent} is not a folder")
+    folder = measurements(data)
+    check_target("--out", out)
     text = learn(
         folder,
         only=[name.strip() for name in only.split(",") if name.strip()],

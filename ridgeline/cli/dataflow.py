@@ -1,6 +1,7 @@
 """`ridgeline dataflow LAYER --on ACCELERATOR`: map one layer on a spatial accelerator; without a layer, list the accelerators."""
 
 import inspect
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -37,7 +38,9 @@ def dataflow(
 
     from dataflow.layer_mapping import run_layer
     from dataflow.presets import preset
+    from ridgeline.cli.files import PICTURES, check_target
 
+    check_target("--plot", plot, PICTURES)
     if not layer:
         _list(as_json)
         return
@@ -45,8 +48,6 @@ def dataflow(
     names = [rule.name for rule in chosen.dataflows] if flow == "all" else [flow or chosen.dataflows[0].name]
     runs = {name: run_layer(problem, chosen, dataflow=name, objective=objective) for name in names}
     if plot is not None:
-        if plot.is_dir() or not plot.suffix:
-            raise ValueError(f"--plot: {str(plot)!r} is not a file to write; expected a path that ends in .png or .svg")
         from dataflow.plots import layer_figure
 
         try:
@@ -75,12 +76,15 @@ def problem_from_words(words: list[str]) -> Any:
     parameters = inspect.signature(make).parameters
     sizes: dict[str, int] = {}
     for word in rest:
-        name, sign, value = word.partition("=")
+        name, _, value = word.partition("=")
         if name not in parameters:
             raise ValueError(unknown("size", name, parameters, f"LAYER {kind}"))
+        if name in sizes:
+            raise ValueError(f"LAYER {kind}.{name}: given twice ({sizes[name]} and {value}), expected once")
         least = 0 if name == "padding" else 1
-        if not sign or not value.isdigit() or int(value) < least:
-            raise ValueError(f"LAYER {kind}.{name}: {value!r}, expected a whole number of at least {least}")
+        if not re.fullmatch("[0-9]+", value) or len(value) > 16 or not least <= int(value) <= 2**53:
+            shown = value if len(value) <= 40 else value[:37] + "..."
+            raise ValueError(f"LAYER {kind}.{name}: {shown!r}, expected a whole number from {least} to 2^53")
         sizes[name] = int(value)
     missing = [name for name, p in parameters.items() if p.default is p.empty and name not in sizes]
     if missing:
@@ -138,14 +142,21 @@ def _described(accelerator: str, name: str, run: Any) -> dict[str, Any]:
         "bound": max(alone, key=lambda key: alone[key]),
         "cycles_alone": alone,
         "utilisation": float(found.utilisation),
-        "energy_joules": float(found.energy_joules),
-        "energy_joules_by_level": joules | {"MAC": float(found.energy.compute)},
+        "energy_joules": _known(float(found.energy_joules)),
+        "energy_joules_by_level": {k: _known(v) for k, v in (joules | {"MAC": float(found.energy.compute)}).items()},
+        "energy_note": run.architecture.energy_note,
         "mapping": run.mapping.to_text(),
-        "reuse": [
-            {key: None if value != value else value for key, value in row.items()}
-            for row in reuse_frame(run).to_dict("records")
-        ],
+        "reuse": [{key: _known(value) for key, value in row.items()} for row in reuse_frame(run).to_dict("records")],
     }
+
+
+def _known(value: Any) -> Any:
+    return None if value != value else value
+
+
+def _counted(words: float, none: str) -> str:
+    """Words in full as long as they fit into a column."""
+    return none if not words else f"{words:,.0f}" if words < 1e9 else f"{words:.4e}"
 
 
 def _print(console: Any, accelerator: str, name: str, run: Any) -> None:
@@ -157,18 +168,22 @@ def _print(console: Any, accelerator: str, name: str, run: Any) -> None:
     facts = _described(accelerator, name, run)
     console.print(Text(f"{accelerator}, {name}", style="bold"))
     console.print(nest_text(run), markup=False, highlight=False)
-    per_mac = 1e12 * facts["energy_joules"] / facts["macs"]
+    energy = facts["energy_note"]
+    if not energy:
+        per_mac = 1e12 * facts["energy_joules"] / facts["macs"]
+        energy = f"{1e6 * facts['energy_joules']:,.4g} µJ ({per_mac:.3g} pJ per MAC)"
     line = (
         f"{facts['cycles']:,.0f} cycles ({1e3 * facts['latency_s']:.4g} ms), bound by {facts['bound'].replace('_', ' ')}; "
-        f"utilisation {facts['utilisation']:.1%}; {1e6 * facts['energy_joules']:,.4g} µJ ({per_mac:.3g} pJ per MAC)"
+        f"utilisation {facts['utilisation']:.1%}; {energy}"
     )
     console.print(f"\n{line}\n", markup=False, highlight=False)
     table = Table("level", "tensor", box=None, pad_edge=False, header_style="bold")
     for title in ("reads", "fills", "updates", "reuse", "energy µJ"):
         table.add_column(title, justify="right")
     for row in facts["reuse"]:
-        words = [f"{row[key]:,.0f}" if row[key] else "-" for key in ("reads_words", "fills_words", "updates_words")]
-        reuse = "-" if row["reuse"] is None else f"{row['reuse']:,.1f}"
-        table.add_row(row["level"], row["tensor"], *words, reuse, f"{1e6 * row['energy_joules']:,.3g}")
+        words = [_counted(row[key], "-") for key in ("reads_words", "fills_words", "updates_words")]
+        reuse = "-" if row["reuse"] is None else f"{row['reuse']:,.1f}" if row["reuse"] < 1e6 else f"{row['reuse']:.3g}"
+        spent = "?" if row["energy_joules"] is None else f"{1e6 * row['energy_joules']:,.3g}"
+        table.add_row(row["level"], row["tensor"], *words, reuse, spent)
     console.print(table)
     console.print()

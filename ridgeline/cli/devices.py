@@ -57,9 +57,9 @@ def measure_host(
 
     from hardware.chip_file import dump
     from hardware.measure_host import measure_host as measure
+    from ridgeline.cli.files import check_target
 
-    if output is not None and output.exists() and not output.is_file():
-        raise ValueError(f"--output: {output} is not a file; expected a path to write a .toml file to")
+    check_target("--output", output)
     console = Console(stderr=True)
     with console.status("measuring this machine") as status:
         chip = measure(seconds, lambda stage: status.update(f"measuring this machine: {stage}"))

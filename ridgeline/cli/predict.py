@@ -35,8 +35,11 @@ def predict(
     from rich.console import Console
 
     from ridgeline import report
+    from ridgeline.cli.files import PICTURES, check_target
     from ridgeline.prediction import predict as answer
 
+    check_target("--plot", plot, PICTURES)
+    check_target("--trace", trace)
     prediction = answer(
         model,
         on=on,
@@ -54,10 +57,6 @@ def predict(
         constants=constants,
     ).require_answer()
     if plot is not None:
-        if plot.is_dir() or not plot.suffix:
-            raise ValueError(
-                f"--plot: {str(plot)!r} is not a file to write; expected a path that ends in .png, .pdf or .svg"
-            )
         try:
             report.save_roofline(prediction, plot)
         except (OSError, ValueError) as error:

@@ -26,7 +26,9 @@ def import_measurements(
 
     from profiles.importers import import_file
     from profiles.store import Store
+    from ridgeline.cli.files import check_target
 
+    check_target("--refused", refused)
     options: dict = {name: value for name, value in (("unit", unit), ("device", device), ("stack", stack)) if value}
     if format == "csv":
         given = {name: options.pop(name) for name in ("device", "stack") if name in options}
@@ -72,7 +74,9 @@ def plan_measurements(
     """List the fewest measurements that a set of models needs, without what the store has."""
     from profiles.plan import plan_measurements as plan
     from profiles.store import Store
+    from ridgeline.cli.files import check_target
 
+    check_target("--output", output)
     try:
         degrees = [int(t) for t in tp.split(",")]
     except ValueError:

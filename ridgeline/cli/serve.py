@@ -47,8 +47,10 @@ def simulate(
 
     from rich.console import Console
 
+    from ridgeline.cli.files import PICTURES, check_target
     from ridgeline.simulation import simulate as answer
 
+    check_target("--plot", plot, PICTURES)
     found = answer(
         model, on=on, engine=engine, trace=trace, rate_per_s=rate, concurrency=concurrency, requests=requests,
         input_tokens=input, output_tokens=output, spread=spread, tp=tp, pp=pp, ep=ep, dp=dp, replicas=replicas,
@@ -128,12 +130,6 @@ def _picture(found: Any, path: Path) -> None:
     from roofline.plots import plot_style
     from serving.plots import distribution_plot
 
-    if path.is_dir() or not path.suffix:
-        raise ValueError(
-            f"--plot: {str(path)!r} is not a file to write; expected a path that ends in .png, .pdf or .svg"
-        )
-    if not path.parent.is_dir():
-        raise ValueError(f"--plot: {str(path.parent)!r} is not a folder")
     if found.served.refused.all():
         raise ValueError("--plot: no request was served, there is nothing to draw")
     with plot_style():

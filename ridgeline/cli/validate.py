@@ -26,20 +26,22 @@ def validate(
 ) -> None:
     """Compare predictions with measurements: signed errors per group, and over all."""
     # Imported here: pandas and the models cost more than the rest of the command line together.
-    from profiles.data_folder import data_folder
+    from ridgeline.cli.files import check_target, measurements
     from ridgeline.validate.levels import checked_calibration, checked_split, load_level
     from ridgeline.validate.report import print_rows, summary_rows, write_json
 
     module = load_level(level)
     split = checked_split(module, split)
-    folder = data_folder() if data is None else data
-    if not folder.is_dir():
-        raise ValueError(f"--data: {folder} is not a folder")
-    validation = module.validate(folder, split=split, **checked_calibration(module, level, calibration))
+    options = checked_calibration(module, level, calibration)
+    if json is not None and not json.parent.exists():
+        json.parent.mkdir(parents=True)
+    check_target("--json", json)
+    validation = module.validate(measurements(data), split=split, **options)
     rows = validation.rows()
     console = Console()
-    # Labels must stay readable in a pipe or a narrow terminal: the table takes the width it needs.
-    console.width = max(console.width, 170)
+    if not console.is_terminal:
+        # Labels must stay readable in a pipe, which has no width.
+        console.width = max(console.width, 170)
     shown = rows if full or len(rows) <= 40 else summary_rows(validation, rows)
     print_rows(validation, shown, console)
     if len(shown) < len(rows):

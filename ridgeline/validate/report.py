@@ -24,6 +24,9 @@ GROUP = ("op", "gpu", "dtype", "stack")
 #: Columns a level may ask for besides the standard ones.
 EXTRA = {"max_ape": scores.max_ape, "exact": scores.exact_share}
 
+#: Characters that a group's name keeps in one line, whatever the terminal.
+_LEAST_GROUP_WIDTH = 10
+
 Item = TypeVar("Item")
 
 
@@ -73,31 +76,55 @@ def summary_rows(validation: Validation, rows: Sequence[dict[str, Any]]) -> list
 
 
 def write_json(rows: Sequence[dict[str, Any]], path: Path, messages: Sequence[str] = ()) -> None:
-    """Write `{"rows": [...], "messages": [...]}`; a score that does not exist (no answered row) is null."""
+    """Write `{"rows": [...], "messages": [...]}`; a score that does not exist (no answered row) is null.
+    Errors are fractions; `bias` is the median of ln(predicted / measured).
+    """
     plain = [{key: None if value != value else value for key, value in row.items()} for row in rows]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"rows": plain, "messages": list(messages)}, indent=1, allow_nan=False) + "\n")
 
 
 def print_rows(validation: Validation, rows: Sequence[dict[str, Any]], console: Console) -> None:
-    """The rows as a table (percentages), then what was skipped or could not be used."""
+    """The rows as a table (percentages), then what was skipped or could not be used.
+
+    Figures are never cut: in a narrow terminal the group columns fold, and beyond that the table is wider than the terminal.
+    """
     fixed = {"level", "n", "answered", "mape", "median_ape", "p95_ape", "bias", "spearman", "calibration"}
     names = [name for name in rows[0] if name not in fixed | set(EXTRA) | set(scores.IntervalScores._fields)]
     names = [name for name in names if any(row[name] not in ("all", "") for row in rows)]
     numbers = [name for name in rows[0] if name not in names and name not in {"level", "calibration", *GROUP}]
     table = Table(title=f"validate {validation.level}: predicted against measured ({_reading(rows)})")
-    for name in names:
-        table.add_column(
-            name, overflow="fold", min_width=max(len(name), *(min(len(str(row[name])), 24) for row in rows))
-        )
-    for name in numbers:
-        table.add_column(name.replace("_", " "), justify="right", no_wrap=True)
-    table.add_column("calibration", no_wrap=True)
-    for row in rows:
-        table.add_row(*(str(row[name]) for name in names), *(_cell(n, row[n]) for n in numbers), row["calibration"])
+    figures = {name: (name.replace("_", "\n"), [_cell(name, row[name]) for row in rows]) for name in numbers}
+    figures["calibration"] = ("calibration", [row["calibration"] for row in rows])
+    groups = {name: [str(row[name]) for row in rows] for name in names}
+    if _width(groups, figures, 3) > console.width:
+        # One column of joined names and no lines between columns take a third less.
+        joined = [" ".join(part for part in parts if part != "all") or "all" for parts in zip(*groups.values())]
+        groups, table.box, table.padding = {"group": joined or ["all"] * len(rows)}, None, (0, 1, 0, 0)
+        table.title_justify = "left"
+    for name, cells in groups.items():
+        table.add_column(name, overflow="fold", min_width=_group_width(name, cells))
+    for name, (heading, _) in figures.items():
+        table.add_column(heading, justify="left" if name == "calibration" else "right", no_wrap=True)
+    for row in zip(*groups.values(), *(cells for _, cells in figures.values())):
+        table.add_row(*row)
+    before, console.width = console.width, max(console.width, _width(groups, figures, 3 if table.box else 1))
     console.print(table)
+    console.width = before
     for message in validation.messages:
         console.print(f"note: {message}", markup=False, highlight=False)
+
+
+def _group_width(name: str, cells: Sequence[str]) -> int:
+    """Characters of a group column that stay in one line."""
+    return max(len(name), min(max(map(len, cells)), _LEAST_GROUP_WIDTH))
+
+
+def _width(groups: dict[str, list[str]], figures: dict[str, tuple[str, list[str]]], between: int) -> int:
+    """Characters a table needs so that no figure is cut; `between`: those of lines and padding per column."""
+    widths = [_group_width(name, cells) for name, cells in groups.items()]
+    widths += [max(len(line) for line in (*heading.split("\n"), *cells)) for heading, cells in figures.values()]
+    return sum(widths) + between * len(widths) + 1
 
 
 def _reading(rows: Sequence[dict[str, Any]]) -> str:
@@ -113,7 +140,11 @@ def _cell(name: str, value: float) -> str:
         return "-"
     if name in ("n", "answered"):
         return str(value)
-    return f"{value:.3f}" if name == "spearman" else f"{100 * value:{'+' if name == 'bias' else ''}.1f} %"
+    if name == "spearman":
+        return f"{value:.3f}"
+    if name == "bias":
+        return f"{100 * scores.relative_bias(value):+.1f} %"
+    return f"{100 * value:.1f} %"
 
 
 def track(

@@ -1,6 +1,7 @@
 """Scores of predictions against measurements: signed, split, and with what could not be answered counted.
 
-With ratio r = predicted / measured: APE = |r - 1|, bias = median of ln r (negative: predicted too fast); fractions.
+With ratio r = predicted / measured: APE = |r - 1|, bias = median of ln r (negative: predicted too fast); fractions. Where a
+bias is shown in per cent it is exp(bias) - 1, the error of the median ratio (`relative_bias`); files keep ln r.
 """
 
 from typing import NamedTuple
@@ -60,6 +61,11 @@ def score(predicted: ArrayLike, measured: ArrayLike) -> Scores:
         bias=float(np.median(np.log(guess / truth))),
         spearman=spearman(guess, truth),
     )
+
+
+def relative_bias(bias: float) -> float:
+    """exp(`bias`) - 1: by which share of the measurement the median prediction is too long; NaN and infinities stay."""
+    return float(np.expm1(bias))
 
 
 def max_ape(predicted: ArrayLike, measured: ArrayLike) -> float:

@@ -57,9 +57,9 @@ def test_predict_json_is_consistent_with_python(run):
 
 
 def test_predict_writes_the_picture(run, tmp_path):
-    code, _, _ = run(*PREDICT, "--plot", tmp_path / "new" / "roofline.png")
+    code, _, _ = run(*PREDICT, "--plot", tmp_path / "roofline.png")
     assert code == 0
-    assert (tmp_path / "new" / "roofline.png").read_bytes()[:4] == b"\x89PNG"
+    assert (tmp_path / "roofline.png").read_bytes()[:4] == b"\x89PNG"
 
 
 def test_decode_of_a_dense_model_is_bounded_by_its_weights():

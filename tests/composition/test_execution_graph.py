@@ -257,4 +257,9 @@ def test_the_command_line_writes_a_trace(tmp_path):
         main(["predict", "llama-3.1-8b", "--on", "h100_sxm", "--trace", str(tmp_path / "x.json"), "--json"])
     assert done.value.code == 0
     events = json.loads((tmp_path / "x.json").read_text())["traceEvents"]
-    assert {e["args"]["name"] for e in events if e["name"] == "process_name"} == {"prefill stage 0", "decode stage 0"}
+    processes = {e["pid"]: e["args"]["name"] for e in events if e["name"] == "process_name"}
+    assert sorted(processes.values()) == ["decode stage 0", "prefill stage 0"]
+    ends = {processes[e["pid"]]: e["ts"] + e["dur"] for e in events if e["ph"] == "X"}
+    starts = {processes[e["pid"]]: e["ts"] for e in reversed(events) if e["ph"] == "X"}
+    assert set(ends) == {"prefill stage 0", "decode stage 0"}
+    assert starts["decode stage 0"] >= ends["prefill stage 0"] - 1e-3

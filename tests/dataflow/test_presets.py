@@ -1,6 +1,7 @@
 """Accelerators of the catalogue: every layer kind maps on each, results obey their bounds, and the estimator's signature."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,9 +19,9 @@ from dataflow import (
     mapping_from_text,
 )
 from dataflow.layer_estimator import preset_estimator
-from dataflow.layer_mapping import rule_mapping, run_layer
+from dataflow.layer_mapping import ROLE_ORDER, rule_mapping, run_layer
 from dataflow.plots import energy_frame, latency_frame, layer_figure, nest_text, reuse_frame
-from dataflow.presets import preset, preset_names
+from dataflow.presets import LevelRule, preset, preset_names
 from ridgeline.cli import main
 from roofline import Reason, operator_bound, phase_time
 from workloads.operators import Attention, Conv2d, Elementwise, Gemm, GroupedGemm
@@ -74,6 +75,30 @@ def test_stationary_tensors_stay():
     assert weights.fills * weights.instances == 32 * 32
     sums = run_layer(problem, "output_stationary").evaluation.counts.words["register_file"]["Outputs"]
     assert sums.reads == sums.updates - 1 * sums.updates / 32
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_no_rule_nests_worse_at_the_outermost_level_than_without_one(name):
+    """What a rule says about the outermost loops is what it means: the usual nesting there would not cost less."""
+    chip, work = preset(name), conv2d(1, 64, 64, 56, 56, 3, 3, 1, 1, 1)
+    outer = chip.architecture.level_names[0]
+    for rule in chip.dataflows:
+        usual = replace(rule.levels.get(outer, LevelRule()), order=ROLE_ORDER)
+        other = replace(chip, dataflows=(replace(rule, levels=rule.levels | {outer: usual}),))
+        written, nested = (run_layer(work, c, dataflow=rule.name, variants=16).evaluation for c in (chip, other))
+        assert written.energy_joules <= nested.energy_joules * (1 + 1e-9)
+        assert written.cycles <= nested.cycles * (1 + 1e-9)
+
+
+def test_a_row_stationary_mapping_is_what_its_summary_says():
+    work = conv2d(1, 64, 64, 56, 56, 3, 3, 1, 1, 1)
+    run = run_layer(work, "eyeriss", dataflow="row_stationary")
+    buffer = run.mapping.levels.index("global_buffer")
+    spread = {axis: {x.dimension for x in run.mapping.loops(buffer) if x.axis == axis} for axis in "XY"}
+    assert spread["X"] <= {"P", "M"}
+    assert "R" in spread["Y"]
+    assert spread["Y"] <= {"R", "C", "M"}
+    assert "output rows or filters over columns" in preset("eyeriss").dataflow("row_stationary").summary
 
 
 def test_views():

@@ -10,6 +10,7 @@ import pytest
 
 import hardware
 from profiles.calibration import calibrate
+from profiles.calibration_attention import prior_family
 from profiles.constants_text import toml_text
 from ridgeline.cli import main
 from ridgeline.prediction import predict
@@ -99,7 +100,8 @@ def test_every_family_is_calibrated_written_and_predicted_with(tmp_path):
     path.write_text(found.text)
     own = read_calibrated(path)
     assert {row.label.split()[0] for row in found.rows} == {"gemm", "attention", "memory_bound", "moe", "conv2d"}
-    assert all(row.fitted.mape < 0.1 for row in found.rows)
+    # With a handful of points a prior of another chip holds attention a little away from them.
+    assert all(row.fitted.mape < (0.15 if "attention" in row.label else 0.1) for row in found.rows)
     assert all("points: error widened" in row.warning for row in found.rows)
     # What was measured 20 % slower is now predicted slower, by an estimator and by the whole model.
     time, plain = tile_estimator(STACK, calibrated=own), tile_estimator("trtllm")
@@ -141,8 +143,41 @@ def test_unusable_rows_are_counted(tmp_path):
     text = " | ".join(found.messages)
     assert "4 of 20 rows refused, latency not positive and finite" in text
     assert "2 of 20 rows repeat another exactly" in text
-    assert "1 rows refused, a size below 1" in text
+    assert "gemm.parquet: 1 rows (row 18) refused, m below 1 or missing" in text
+    assert "(rows 14, 15, 16, 17)" in text
     assert "1 rows of 'fp7'" in text
+
+
+def test_rows_without_a_format_or_with_broken_sizes_are_counted_by_row(tmp_path):
+    rows = gemm_rows()
+    null = rows.iloc[[0, 1]].assign(dtype=[None, ""])
+    broken = rows.iloc[[2]].assign(n=1024.5)
+    missing = rows.iloc[[3]].assign(k=np.nan)
+    pd.concat([rows, null, broken, missing], ignore_index=True).to_parquet(tmp_path / "gemm.parquet")
+    found = calibrate(tmp_path, "h100_sxm", STACK, "gemm")
+    assert found.rows[0].points == 12
+    text = " | ".join(found.messages)
+    assert "2 rows (rows 12, 13) refused, no dtype" in text
+    assert "1 rows (row 14) refused, n not a whole number" in text
+    assert "1 rows (row 15) refused, k below 1 or missing" in text
+    whole = every_table(tmp_path)
+    path = whole / "attention_generation.parquet"
+    rows = pd.read_parquet(path)
+    rows = pd.concat([rows, rows.iloc[[0, 1, 2]].assign(dtype=["fp7", None, "bf16"], heads=[32, 32, 1.5])])
+    rows.to_parquet(path)
+    text = " | ".join(calibrate(whole, "h100_sxm", STACK, "attention").messages)
+    assert "1 rows (row 13) refused, no dtype" in text
+    assert "1 rows (row 14) refused, heads not a whole number" in text
+    assert "1 rows of no known dtype left out (fp7)" in text
+
+
+@pytest.mark.parametrize("chip", ["h100_sxm", "a100_sxm", "b200_sxm", "l40s", "h200_sxm", "v100_sxm"])
+@pytest.mark.parametrize("stack", ["trtllm-1.3.0", "vllm-0.9", "sglang-0.5", "torch2.4"])
+def test_no_attention_prior_was_fitted_to_the_chip(chip, stack):
+    found = prior_family(hardware.load(chip), stack)
+    assert chip not in found.gpus
+    if chip == "h200_sxm" and not stack.startswith("torch"):
+        assert (found.architecture, found.stack) == ("hopper", stack.split("-")[0])
 
 
 @pytest.mark.parametrize(
@@ -153,7 +188,7 @@ def test_unusable_rows_are_counted(tmp_path):
         (["--gpu", "h100_sxm", "--stack", "trtllm-8"], "did you mean 'trtllm-9'"),
         ([*BASE, "--op", "gem"], "did you mean 'gemm'"),
         ([*BASE, "--op", "moe"], "no moe table"),
-        ([*BASE, "--output", "nowhere/x.toml"], "not a file in an existing folder"),
+        ([*BASE, "--output", "nowhere/x.toml"], "--output: 'nowhere' is not a folder"),
         ([*BASE, "--points", "0"], "--points"),
     ],
 )
@@ -184,6 +219,8 @@ def test_wrong_tables_are_one_line(tmp_path, capsys, change, message):
 
 
 def test_an_empty_folder_and_a_damaged_table_are_one_line(tmp_path, capsys):
+    one_line(capsys, ["calibrate", "--data", str(tmp_path), *BASE], "is empty; expected a folder of measurements")
+    (tmp_path / "notes.txt").write_text("no table")
     one_line(capsys, ["calibrate", "--data", str(tmp_path), *BASE], "nothing to calibrate")
     one_line(capsys, ["calibrate", "--data", str(tmp_path / "none"), *BASE], "is not a folder")
     (tmp_path / "gemm.parquet").write_text("not a table")
@@ -196,8 +233,8 @@ def test_an_empty_folder_and_a_damaged_table_are_one_line(tmp_path, capsys):
         ("x = [", "not TOML"),
         ('format = "other"', "expected 'ridgeline-constants-1'"),
         ('format = "ridgeline-constants-1"\nspeed = 1', "speed: unknown field"),
-        ('format = "ridgeline-constants-1"\n[[gemm]]\nstack = "x"', "lacks or misuses a field"),
-        ('format = "ridgeline-constants-1"\n[[moe]]\nkernle = "x"', "moe[0].kernle: unknown field"),
+        ('format = "ridgeline-constants-1"\n[[gemm]]\nstack = "x"', "gemm[0].architecture: missing"),
+        ('format = "ridgeline-constants-1"\n[[moe]]\nkernle = "x"', "moe[0].kernel: missing"),
     ],
 )
 def test_wrong_constants_files_are_one_line(tmp_path, capsys, text, message):
@@ -207,6 +244,59 @@ def test_wrong_constants_files_are_one_line(tmp_path, capsys, text, message):
     one_line(
         capsys, ["predict", "llama-3.1-8b", "--on", "h100_sxm", "--constants", str(tmp_path / "no.toml")], "no.toml"
     )
+
+
+@pytest.mark.parametrize(
+    ("place", "wrong", "message"),
+    [
+        ("dram_efficiency", '"fast"', "gemm[0].values.dram_efficiency: 'fast'; expected a number"),
+        ("dram_efficiency", "true", "gemm[0].values.dram_efficiency: True; expected a number"),
+        ("dram_efficiency", "nan", "gemm[0].values.dram_efficiency: nan; expected a finite number"),
+        ("dram_efficiency", "7.0", "gemm[0].values.dram_efficiency: 7; expected at most 1"),
+        ("tensor_efficiency", "0.0", "gemm[0].values.tensor_efficiency: 0; expected more than 0"),
+        ("launch_s", "-1e-6", "gemm[0].values.launch_s: -1e-06; expected at least 0"),
+        ("step_clocks", "inf", "gemm[0].values.step_clocks: inf; expected a finite number"),
+        ("log_sigma", "nan", "gemm[0].log_sigma: nan; expected a finite number"),
+        ("n", "0", "gemm[0].n: 0; expected a whole number"),
+        ("stack", "3", "stack: 3; expected text"),
+        ("format", '"bf17"', "expected 'ridgeline-constants-1'"),
+        ("candidates", '"many"', "gemm[0].candidates: unknown 'many'"),
+    ],
+)
+def test_wrong_values_of_a_constants_file_are_one_line(tmp_path, capsys, place, wrong, message):
+    text, path = calibrate(table(tmp_path), "h100_sxm", STACK).text, tmp_path / "constants.toml"
+    changed, count = re.subn(rf"(?m)(^|[ {{]){place} = [^,\n }}]+", rf"\g<1>{place} = {wrong}", text)
+    assert count
+    path.write_text(changed)
+    one_line(capsys, ["predict", "llama-3.1-8b", "--on", "h100_sxm", "--constants", str(path)], message)
+
+
+def test_an_unknown_constant_of_any_model_is_refused(tmp_path):
+    text = calibrate(every_table(tmp_path), "h100_sxm", STACK).text
+    path = tmp_path / "constants.toml"
+    for known in ("residency", "side_efficiency", "direct_efficiency", "port_bytes_per_clock"):
+        assert f"{known} = " in text
+        path.write_text(text.replace(f"{known} = ", f"{known}x = ", 1))
+        with pytest.raises(ValueError, match=rf"{known}x: unknown .*did you mean '{known}'"):
+            read_calibrated(path)
+
+
+def test_constants_for_another_chip_or_stack_say_so(tmp_path):
+    path = tmp_path / "constants.toml"
+    path.write_text(calibrate(table(tmp_path), "h100_sxm", STACK).text)
+    assert not any("another" in note for note in predict("llama-3.1-8b", on="h100_sxm", constants=path).notes)
+    there = predict("llama-3.1-8b", on="a100_sxm", constants=path)
+    assert any("calibrated on another chip (h100_sxm)" in note for note in there.notes)
+    there = predict("llama-3.1-8b", on="h100_sxm", constants=path, stack="vllm")
+    assert any(f"under another stack ({STACK})" in note for note in there.notes)
+
+
+@pytest.mark.parametrize("arguments", [["--on", "h100_sxm", "--estimator", "roofline"], ["--on", "tpu_v5e"]])
+def test_constants_that_would_be_ignored_are_refused(tmp_path, capsys, arguments):
+    path = tmp_path / "constants.toml"
+    path.write_text(calibrate(table(tmp_path), "h100_sxm", STACK).text)
+    message = "uses no fitted constants"
+    one_line(capsys, ["predict", "llama-3.1-8b", *arguments, "--constants", str(path)], message)
 
 
 def test_constants_text_reads_back():
