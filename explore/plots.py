@@ -25,7 +25,7 @@ def pareto_plot(result: SweepResult, x: str | None = None, y: str | None = None,
     where = "post" if (x in result.minimise) == (y in result.minimise) else "pre"
     ax.step(front[x], front[y], where=where, lw=1.0, color="0.6")
     ax.plot(front[x], front[y], "o", ms=4)
-    for name, other, axis in ((x, y, "xerr"), (y, x, "yerr")):
+    for name, axis in ((x, "xerr"), (y, "yerr")):
         high = name.removesuffix("_s") + "_p95_s"
         if name.endswith("_s") and high in front:
             up = np.maximum(front[high] - front[name], 0.0)

@@ -77,15 +77,15 @@ def sweep(
     plan = Plan(chunk, keep, resolution, str(store.parts) if store is not None and points == "all" else "")
     total = -(-sequence.count // chunk)
     done = store.done if store is not None else np.zeros(total, dtype=bool)
-    state = store.state if store is not None else None
+    running = _Running(store.state if store is not None else None)
     memory: dict[int, Points] = {}
     interrupted = False
     with _progress(progress, sequence.count, int(done.sum()) * chunk) as advance:
         try:
-            for number, found in _chunks(problem, sequence, plan, np.flatnonzero(~done), executor, lambda: state):
+            for number, found in _chunks(problem, sequence, plan, np.flatnonzero(~done), executor, running):
                 if points == "all" and store is None:
                     memory[number] = found.points
-                state = found.state if state is None else state.merged(found.state)
+                state = running.add(found.state)
                 done[number] = True
                 if store is not None:
                     store.record(state, done)
@@ -93,13 +93,13 @@ def sweep(
         except KeyboardInterrupt:
             interrupted = True
         finally:
-            if store is not None and state is not None:
-                store.record(state, done, finally_=True)
-    if state is None:
+            if store is not None and running.state is not None:
+                store.record(running.state, done, finally_=True)
+    if running.state is None:
         raise KeyboardInterrupt
     kept = {n: np.concatenate([memory[i][n] for i in sorted(memory)]) for n in memory[min(memory)]} if memory else None
     result = result_of(
-        problem, state, done=int(sum(min(chunk, sequence.count - i * chunk) for i in np.flatnonzero(done))),
+        problem, running.state, done=int(sum(min(chunk, sequence.count - i * chunk) for i in np.flatnonzero(done))),
         total=sequence.count, complete=bool(done.all()) and not interrupted, method=method, points=kept,
         folder=store.path if store is not None else None,
     )  # fmt: skip
@@ -140,7 +140,7 @@ def chunk_result(
 
 
 def _chunks(
-    problem: Problem, sequence: Samples, plan: Plan, numbers: np.ndarray, executor: Any, state: Callable[[], Any]
+    problem: Problem, sequence: Samples, plan: Plan, numbers: np.ndarray, executor: Any, running: "_Running"
 ) -> Iterator[tuple[int, ChunkResult]]:
     """Results of the chunks `numbers` as they finish."""
     whole = not plan.parts
@@ -149,14 +149,14 @@ def _chunks(
         threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
         def submit(pool: Any, number: int) -> Any:
-            return pool.submit(chunk_result, evaluator, sequence, plan, number, _hint(state()), whole)
+            return pool.submit(chunk_result, evaluator, sequence, plan, number, running.hint(), whole)
 
         workers, context = threads, ThreadPoolExecutor(threads)
     else:
         payload = _pickled((problem, sequence, plan, whole))
 
         def submit(pool: Any, number: int) -> Any:
-            return pool.submit(remote_chunk, payload, number, _hint(state()))
+            return pool.submit(remote_chunk, payload, number, running.hint())
 
         workers, context = _workers(executor), nullcontext(executor)
     pending: dict[Any, int] = {}
@@ -176,8 +176,19 @@ def _chunks(
                 future.cancel()
 
 
-def _hint(state: Reduction | None) -> np.ndarray | None:
-    return None if state is None else state.hint()
+class _Running:
+    """The state over the chunks merged so far."""
+
+    def __init__(self, state: Reduction | None) -> None:
+        self.state = state
+
+    def add(self, found: Reduction) -> Reduction:
+        self.state = found if self.state is None else self.state.merged(found)
+        return self.state
+
+    def hint(self) -> np.ndarray | None:
+        """Losses that let chunks skip what is dominated already."""
+        return None if self.state is None else self.state.hint()
 
 
 def remote_chunk(payload: bytes, number: int, hint: np.ndarray | None) -> ChunkResult:

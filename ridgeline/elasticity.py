@@ -81,7 +81,9 @@ def model_elasticities(
     found = elasticities(problem, at, metrics=names, step=step)
     answered = found["elasticity"].notna()
     if not answered.any():
-        raise ValueError(f"{spec.name} on {chip.name}: no answer at this point (degrees that do not divide, or no rate)")
+        raise ValueError(
+            f"{spec.name} on {chip.name}: no answer at this point (degrees that do not divide, or no rate)"
+        )
     return found
 
 

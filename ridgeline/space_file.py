@@ -1,26 +1,26 @@
 """A problem from a TOML file: what is asked of which model on which chip, over which parameters, under which constraints.
 
-    name = "bandwidth or cores"
-    [objective]
-    kind = "model"                  # or "kernel"
-    model = "llama-3.1-70b"         # kernel: operator = "gemm"
-    estimator = "tiles"             # or "roofline"
-    minimise = ["decode_s"]
-    [fixed]
-    chip = "h100_sxm"
-    batch = 32
-    [parameters.bandwidth]
-    path = "chip.memory.dram.bandwidth_bytes_per_s"
-    low = "2 TB/s"
-    high = "8 TB/s"
-    scale = "log"
-    [parameters.tp]
-    options = [1, 2, 4, 8]
-    [constraints]
-    memory_use = "<= 1"
-    [sweep]
-    method = "sobol"
-    count = 100000
+name = "bandwidth or cores"
+[objective]
+kind = "model"                  # or "kernel"
+model = "llama-3.1-70b"         # kernel: operator = "gemm"
+estimator = "tiles"             # or "roofline"
+minimise = ["decode_s"]
+[fixed]
+chip = "h100_sxm"
+batch = 32
+[parameters.bandwidth]
+path = "chip.memory.dram.bandwidth_bytes_per_s"
+low = "2 TB/s"
+high = "8 TB/s"
+scale = "log"
+[parameters.tp]
+options = [1, 2, 4, 8]
+[constraints]
+memory_use = "<= 1"
+[sweep]
+method = "sobol"
+count = 100000
 """
 
 import tomllib

@@ -16,6 +16,7 @@ from ridgeline.cli import (
     calibrate_errors,
     dataflow,
     devices,
+    explore,
     gap,
     measure,
     models,
@@ -48,6 +49,9 @@ app.command("calibrate")(calibrate.calibrate)
 app.command("calibrate-errors")(calibrate_errors.calibrate_errors)
 app.command("measure")(measure.measure)
 app.command("gap")(gap.gap)
+app.command("sweep")(explore.sweep)
+app.command("search")(explore.search)
+app.command("elasticity")(explore.elasticity)
 app.add_typer(profile.profile, name="profile")
 app.add_typer(serve.serve, name="serve")
 

@@ -193,7 +193,7 @@ def _print_elasticities(table: Any, title: str) -> None:
 
 
 def _front_picture(result: Any, ax: Any) -> None:
-    from explore.plots import pareto_plot, parallel_plot
+    from explore.plots import parallel_plot, pareto_plot
 
     names = [*result.minimise, *result.maximise]
     if len(names) > 1:
