@@ -96,18 +96,24 @@ class Relaxed:
         beyond = [jnp.broadcast_to(one.violation(metrics), value.shape) for one in problem.constraints]
         return jnp.broadcast_to(value, unit.shape[:1]), jnp.stack(beyond) if beyond else jnp.zeros((0, len(unit)))
 
-    def stepper(self, options: tuple[int, ...]) -> Callable[..., Any]:
-        """(unit, multipliers, weight, temperature) -> gradient of the augmented Lagrangian, and violations."""
-        if options not in self._steps:
+    def stepper(self, options: tuple[int, ...], adam: optax.GradientTransformation) -> Callable[..., Any]:
+        """(unit, optimiser state, multipliers, weight, temperature) -> the next unit and state, and violations where it was."""
+        frozen = np.array([p.kind == "categorical" for _, p in self.parameters])
 
-            def lagrangian(unit: Any, multipliers: Any, weight: Any, temperature: Any) -> tuple[Any, Any]:
-                value, beyond = self.terms(unit, options, Rounding("smooth", temperature), whole=False)
-                pushed = jnp.maximum(0.0, multipliers + weight * jnp.clip(beyond, -10.0, 10.0))
-                penalty = jnp.sum(pushed**2 - multipliers**2, axis=0) / (2.0 * weight)
-                return jnp.sum(jnp.where(jnp.isfinite(value), value, 0.0) + penalty), (value, beyond)
+        def lagrangian(unit: Any, multipliers: Any, weight: Any, temperature: Any) -> tuple[Any, Any]:
+            value, beyond = self.terms(unit, options, Rounding("smooth", temperature), whole=False)
+            pushed = jnp.maximum(0.0, multipliers + weight * jnp.clip(beyond, -10.0, 10.0))
+            penalty = jnp.sum(pushed**2 - multipliers**2, axis=0) / (2.0 * weight)
+            return jnp.sum(jnp.where(jnp.isfinite(value), value, 0.0) + penalty), beyond
 
-            self._steps[options] = jax.jit(jax.value_and_grad(lagrangian, has_aux=True))
-        return self._steps[options]
+        @jax.jit
+        def step(unit: Any, state: Any, multipliers: Any, weight: Any, temperature: Any) -> tuple[Any, Any, Any]:
+            slope, beyond = jax.grad(lagrangian, has_aux=True)(unit, multipliers, weight, temperature)
+            slope = jnp.where(jnp.isfinite(slope), slope, 0.0) * ~frozen
+            change, state = adam.update(slope, state)
+            return jnp.clip(optax.apply_updates(unit, change), 0.0, 1.0), state, beyond
+
+        return step
 
     def pointwise(self, options: tuple[int, ...]) -> Callable[..., Any]:
         """unit [parameters] -> objective and violations of one design, [1 + constraints], and their Jacobian."""
@@ -152,25 +158,21 @@ def _static(problem: Problem, unit: np.ndarray) -> tuple[int, ...]:
 
 def _descend(relaxed: Relaxed, archive: Archive, unit: np.ndarray, settings: Settings) -> np.ndarray:
     """Finishers [starts, parameters] of Adam on the augmented Lagrangian."""
-    step = relaxed.stepper(_static(relaxed.problem, unit))
-    frozen = np.array([p.kind == "categorical" for _, p in relaxed.parameters])
     schedule = optax.cosine_decay_schedule(settings.rate, settings.steps, alpha=0.05)
     adam = optax.adam(schedule, b1=0.8, b2=0.95)
+    step = relaxed.stepper(_static(relaxed.problem, unit), adam)
     now = jnp.asarray(unit)
     state = adam.init(now)
     size = len(relaxed.problem.constraints)
-    multipliers, weight = jnp.zeros((size, len(unit))), 1.0
+    multipliers, weight = np.zeros((size, len(unit))), 1.0
     first, last = settings.temperatures
     for number in range(settings.steps):
         temperature = first * (last / first) ** (number / max(settings.steps - 1, 1))
-        (_, (_, beyond)), slope = step(now, multipliers, weight, temperature)
+        now, state, beyond = step(now, state, multipliers, weight, temperature)
         archive.count_gradients(len(unit))
-        slope = jnp.where(jnp.isfinite(slope), slope, 0.0) * ~frozen
-        change, state = adam.update(slope, state)
-        now = jnp.clip(optax.apply_updates(now, change), 0.0, 1.0)
         if size and number % _ROUND == _ROUND - 1:
-            beyond = jnp.where(jnp.isfinite(beyond), beyond, 0.0)
-            multipliers = jnp.maximum(0.0, multipliers + weight * jnp.clip(beyond, -1.0, 1.0))
+            beyond = np.nan_to_num(np.asarray(beyond), nan=0.0)
+            multipliers = np.maximum(0.0, multipliers + weight * np.clip(beyond, -1.0, 1.0))
             weight = min(2.0 * weight, 64.0)
     return np.asarray(now)
 

@@ -86,6 +86,13 @@ class Problem:
         return good
 
 
+def _compiled_size(count: int) -> int:
+    """Points of the batch that is compiled for `count` points: powers of four, so that few sizes are compiled, but of two for
+    many points, so that little is computed in vain."""
+    bits = max(count - 1, 0).bit_length()
+    return 1 << (bits if bits > 12 else bits + bits % 2)
+
+
 class Evaluator:
     """Metrics of any number of points of a problem, compiled once per combination of static options and size of a batch.
 
@@ -120,8 +127,8 @@ class Evaluator:
 
     def _batch(self, options: tuple[int, ...], columns: Columns, count: int) -> dict[str, np.ndarray]:
         numbers = {name: values for name, values in columns.items() if name not in self.problem.space.static_names}
-        size = 1 << max(count - 1, 0).bit_length()
-        if size != count:  # compiled sizes are powers of two; the rest repeats the last point
+        size = _compiled_size(count)
+        if size != count:  # the rest repeats the last point
             numbers = {n: np.concatenate([v, np.broadcast_to(v[-1:], (size - count,))]) for n, v in numbers.items()}
         metrics = self._function(options)(numbers)
         return {name: np.broadcast_to(np.asarray(v, dtype=float), (size,))[:count] for name, v in metrics.items()}
