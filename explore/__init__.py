@@ -1,1 +1,107 @@
-"""Design-space exploration."""
+"""Design-space exploration: chip designs and what they cost in area, power and money.
+
+What may live here: designs, cost closures, spaces, sweeps and searches over any estimator, which they take as an argument. What may
+not: kernel, phase or serving models, and their names.
+"""
+
+from explore.area import RETICLE_MM2, AreaConstants, DieArea, area_constants, die_area, logic_transistors_per_core
+from explore.cost_fit import Comparison, area_errors, fit_area, fit_power, power_errors
+from explore.die import Die, board_facts, die_facts, die_of, known_boards, known_dies, whole_die
+from explore.ownership import (
+    HourlyCost,
+    Ownership,
+    annuity,
+    designed_chip,
+    die_hourly_cost,
+    embodied_gco2,
+    gco2_per_hour,
+    gco2_per_million_tokens,
+    hourly_cost,
+    price_usd,
+    usd_per_million_tokens,
+)
+from explore.power import (
+    Activity,
+    Energy,
+    Power,
+    PowerConstants,
+    clock_margin,
+    energy_joules,
+    idle_watts,
+    mixes,
+    operation_energy,
+    peak_watts,
+    power_at,
+    power_constants,
+    sustained_clock_hz,
+)
+from explore.technology import MemoryKind, ProcessNode, memory_kind, process_node
+from explore.voltage import max_clock_hz, relative_voltage, supply_voltage
+from explore.yields import (
+    DieCost,
+    PackageCost,
+    die_cost,
+    dies_per_wafer,
+    harvested_yield,
+    negative_binomial_yield,
+    package_cost,
+)
+
+__all__ = [
+    "RETICLE_MM2",
+    "Activity",
+    "AreaConstants",
+    "Comparison",
+    "Die",
+    "DieArea",
+    "DieCost",
+    "Energy",
+    "HourlyCost",
+    "MemoryKind",
+    "Ownership",
+    "PackageCost",
+    "Power",
+    "PowerConstants",
+    "ProcessNode",
+    "annuity",
+    "area_constants",
+    "area_errors",
+    "board_facts",
+    "clock_margin",
+    "designed_chip",
+    "die_area",
+    "die_cost",
+    "die_facts",
+    "die_hourly_cost",
+    "die_of",
+    "dies_per_wafer",
+    "embodied_gco2",
+    "energy_joules",
+    "fit_area",
+    "fit_power",
+    "gco2_per_hour",
+    "gco2_per_million_tokens",
+    "harvested_yield",
+    "hourly_cost",
+    "idle_watts",
+    "known_boards",
+    "known_dies",
+    "logic_transistors_per_core",
+    "max_clock_hz",
+    "memory_kind",
+    "mixes",
+    "negative_binomial_yield",
+    "operation_energy",
+    "package_cost",
+    "peak_watts",
+    "power_at",
+    "power_constants",
+    "power_errors",
+    "price_usd",
+    "process_node",
+    "relative_voltage",
+    "supply_voltage",
+    "sustained_clock_hz",
+    "usd_per_million_tokens",
+    "whole_die",
+]

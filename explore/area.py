@@ -5,9 +5,9 @@
     L2 = SRAM bits * bit cell * overhead + bytes per clock * crossbar / logic density
     interfaces = per HBM stack or GDDR channel, and per byte/s (analogue: does not shrink with the node)
 
-Spare cores, cache, interfaces and links are built and count. Bit cells and logic densities are the foundries' (`technology.toml`); the
-twelve constants of `area.toml` and one density factor per older node are fitted to whole public dies by bounded least squares
-(`explore.cost_fit.fit_area`), which their header reports with the leave-one-out errors.
+Spare cores, cache, interfaces and links are built and count. Bit cells and logic densities are the foundries'
+(`technology.toml`); the twelve constants of `area.toml` and one density factor per older node are fitted to whole public
+dies by bounded least squares (`explore.cost_fit.fit_area`), which their header reports with the leave-one-out errors.
 
 Limits: MACs are those of a multiprocessor, with all their formats and operand paths (a bare systolic array is smaller); no
 floorplan waste beyond what the fit absorbs; no reticle check (`RETICLE_MM2` is there for constraints).
@@ -27,9 +27,10 @@ _MILLION, _UM2_PER_MM2, _BITS = 1e6, 1e6, 8.0
 
 
 class AreaConstants(NamedTuple):
-    """What blocks cost: millions of transistors of logic per core (fixed part) and per lane, MAC, fp64 lane, graphics share; SRAM macro
-    area over bare bit cells; L2 crossbar in millions of transistors per byte per clock; mm2 per HBM stack, per GDDR channel, per GB/s
-    of memory, per GB/s of link; mm2 of fixed uncore (host interface, front end); density factors of nodes before 7 nm.
+    """What blocks cost: millions of transistors of logic per core (fixed part) and per lane, MAC, fp64 lane, graphics
+    share; SRAM macro area over bare bit cells; L2 crossbar in millions of transistors per byte per clock; mm2 per HBM
+    stack, per GDDR channel, per GB/s of memory, per GB/s of link; mm2 of fixed uncore (host interface, front end); density
+    factors of nodes before 7 nm.
     """
 
     core: Array
@@ -81,7 +82,9 @@ def logic_transistors_per_core(die: Die, fitted: AreaConstants | None = None) ->
 
 
 def die_area(die: Die, fitted: AreaConstants | None = None) -> DieArea:
-    """Area of one die of `die`'s package, [...], in mm2. Includes all built blocks, spare ones too; excludes scribe lines, interposer."""
+    """Area of one die of `die`'s package, [...], in mm2. Includes all built blocks, spare ones too; excludes scribe lines,
+    interposer.
+    """
     c = fitted or area_constants()
     node, dies = process_node(die.node), die.dies_per_package
     density = node.logic_density_per_mm2 * getattr(c, f"density_{die.node}", 1.0)

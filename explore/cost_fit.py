@@ -1,7 +1,9 @@
-"""Fits of the area and power constants to public dies and boards: bounded least squares of log ratios with a weak pull to the priors.
+"""Fits of the area and power constants to public dies and boards: bounded least squares of log ratios with a weak pull to
+the priors.
 
-The committed constants in `constants/area.toml` and `constants/power.toml` are the results of `fit_area` and `fit_power`; leaving one
-die or board out says how well unseen designs are predicted. Bounds keep each constant where its physical meaning is.
+The committed constants in `constants/area.toml` and `constants/power.toml` are the results of `fit_area` and `fit_power`;
+leaving one die or board out says how well unseen designs are predicted. Bounds keep each constant where its physical
+meaning is.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,7 +23,9 @@ from hardware import load
 
 
 class Comparison(NamedTuple):
-    """One known die or board: the published figure, the model's, and the model's with that one (or its whole die) left out of the fit."""
+    """One known die or board: the published figure, the model's, and the model's with that one (or its whole die) left out
+    of the fit.
+    """
 
     name: str
     published: float
@@ -54,7 +58,8 @@ def fit_area(*, leave_out: tuple[str, ...] = ()) -> AreaConstants:
 
 @cache
 def fit_power(*, leave_out: tuple[str, ...] = ()) -> PowerConstants:
-    """Power constants from the rated power of `fitted_boards`, without the boards named in `leave_out` or built on a die named there.
+    """Power constants from the rated power of `fitted_boards`, without the boards named in `leave_out` or built on a die
+    named there.
 
     Capped boards only bound it: no more than their rated power at their base clock.
     """
@@ -142,12 +147,16 @@ def _stacked(dies: Sequence[Die]) -> tuple[list[Die], np.ndarray]:
     groups: dict[Any, list[int]] = {}
     for index, die in enumerate(dies):
         groups.setdefault((die.node, die.memory_kind), []).append(index)
-    stacked = [jax.tree.map(lambda *leaves: np.array(leaves, float), *(dies[i] for i in group)) for group in groups.values()]
+    stacked = [
+        jax.tree.map(lambda *leaves: np.array(leaves, float), *(dies[i] for i in group)) for group in groups.values()
+    ]
     return stacked, np.argsort(np.concatenate(list(groups.values())))
 
 
 def _fit(table: str, fields: Sequence[str], residuals: Callable[..., Any], weights: np.ndarray) -> list[float]:
-    """Least squares of `residuals` within the bounds of `constants/<table>.toml`; soft-L1, so that one odd product does not steer."""
+    """Least squares of `residuals` within the bounds of `constants/<table>.toml`; soft-L1, so that one odd product does not
+    steer.
+    """
     prior = np.array([constants(table)["prior"][field] for field in fields])
     low, high = (np.array([constants(table)["bounds"][field][side] for field in fields]) for side in (0, 1))
     pull, scale = constants(table)["fit"]["pull_to_prior"], constants(table)["fit"]["outlier_scale"]

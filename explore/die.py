@@ -103,14 +103,16 @@ class Die:
         idle_watts: Array = float("nan"),
         price_usd: Array = float("nan"),
     ) -> Accelerator:
-        """The chip that this design makes, with `like`'s formats, latencies and links: an input of every kernel model, inside `jit` too.
+        """The chip that this design makes, with `like`'s formats, latencies and links: an input of every kernel model,
+        inside `jit` too.
 
-        A matrix format that `like` runs no faster than the same vector format (fp32 products on vector lanes) follows the lanes, all
-        other matrix formats follow the MACs; where `like` has no 16-bit matrix rate, all follow the lanes. `like` needs the memory
-        levels "dram" and, to receive this L2, "l2". Power and price are unknown unless given (`explore.power`, `explore.yields`).
-        Errors: `ValueError` where `like` has vector rates but none in fp32.
+        A matrix format that `like` runs no faster than the same vector format (fp32 products on vector lanes) follows the
+        lanes, all other matrix formats follow the MACs; where `like` has no 16-bit matrix rate, all follow the lanes.
+        `like` needs the memory levels "dram" and, to receive this L2, "l2". Power and price are unknown unless given
+        (`explore.power`, `explore.yields`). Errors: `ValueError` where `like` has vector rates but none in fp32.
         """
-        vector_rate, matrix_rate = 2.0 * self.lane_operations_per_s, 2.0 * self.matrix_macs_per_s * self.enabled_matrix_share
+        vector_rate = 2.0 * self.lane_operations_per_s
+        matrix_rate = 2.0 * self.matrix_macs_per_s * self.enabled_matrix_share
         vector = _scaled(like.vector_flops_per_s, _reference(like), vector_rate)
         levels = []
         for level in like.memory:
@@ -141,7 +143,9 @@ def _reference(like: Accelerator) -> Array:
     if not like.vector_flops_per_s:
         return 1.0
     if "fp32" not in like.vector_flops_per_s:
-        raise ValueError(f"{like.name or 'like'}: vector_flops_per_s.fp32: missing; expected the rate that counts vector lanes")
+        raise ValueError(
+            f"{like.name or 'like'}: vector_flops_per_s.fp32: missing; expected the rate that counts vector lanes"
+        )
     return like.vector_flops_per_s["fp32"]
 
 
@@ -190,7 +194,9 @@ def known_boards() -> tuple[str, ...]:
 
 
 def whole_die(name: str) -> Die:
-    """The known die `name` with everything on it enabled, at the nominal voltage and a clock of 1 GHz: what its area is paid for."""
+    """The known die `name` with everything on it enabled, at the nominal voltage and a clock of 1 GHz: what its area is
+    paid for.
+    """
     facts = die_facts(name)
     return Die(
         **_built(facts),
@@ -208,17 +214,14 @@ def whole_die(name: str) -> Die:
 def die_of(chip: Accelerator | str) -> Die:
     """The design behind a known board: a chip of the catalogue (by name or as loaded) or a board of `constants/boards.toml`.
 
-    Enabled counts, clocks, memory and links are the board's; what the die has beyond that becomes spare. The voltage is the one that
-    the clock needs (`explore.voltage.supply_voltage`), no lower than the floor. `die_of(chip).accelerator(chip)` gives the
-    chip's rates back. Errors: `ValueError` for a chip whose die is not known.
+    Enabled counts, clocks, memory and links are the board's; what the die has beyond that becomes spare. The voltage is the
+    one that the clock needs (`explore.voltage.supply_voltage`), no lower than the floor. `die_of(chip).accelerator(chip)`
+    gives the chip's rates back. Errors: `ValueError` for a chip whose die is not known.
     """
     row = board_facts(chip if isinstance(chip, str) and chip in known_boards() else load(chip).name)
     facts, dies = die_facts(row["die"]), float(row.get("dies", 1))
-    if "peak_watts" in row:
-        enabled = _enabled_from_row(row)
-    else:
-        enabled = _enabled_from_chip(load(chip), row, facts)
-    built = {**_built(facts), **enabled}
+    outside = "peak_watts" in row
+    built = {**_built(facts), **(_enabled_from_row(row) if outside else _enabled_from_chip(load(chip), row, facts))}
     return Die(
         **built,
         voltage=supply_voltage(built["clock_hz"], facts["node"]),
@@ -279,5 +282,7 @@ def _enabled_from_chip(chip: Accelerator, row: dict[str, Any], facts: dict[str, 
 def _row(rows: list[dict[str, Any]], kind: str, name: str) -> dict[str, Any]:
     known = {row["name"]: row for row in rows}
     if name not in known:
-        raise ValueError(f"{kind}: nothing published here on {name!r}{nearest(name, known)} (known: {', '.join(known)})")
+        raise ValueError(
+            f"{kind}: nothing published here on {name!r}{nearest(name, known)} (known: {', '.join(known)})"
+        )
     return known[name]

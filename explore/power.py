@@ -3,7 +3,7 @@
     watts = (leakage + V^2 * (clock tree + MACs + lanes + L2) + links) / conversion efficiency + DRAM + board
     leakage      = watts per mm2 * die area * V^3                  V: supply voltage relative to nominal
     clock tree   = joules per logic transistor and clock * transistors of enabled cores * clock
-    MACs, ...    = joules per operation or byte * rate * activity      joules: those at 7 nm and nominal voltage * energy scale of the node
+    MACs, ...    = joules per operation or byte * rate * activity      joules: at 7 nm and nominal voltage * the node's energy scale
 
 `peak_watts` is the largest over three mixes (matrix, vector and memory bound; `power.toml`): what a cooler must carry while nothing
 throttles. A board held below that by its slot cannot keep its rated clock: `sustained_clock_hz` says which clock it can keep.
@@ -14,7 +14,10 @@ operating temperature; HBM energy per byte regardless of generation; one voltage
 """
 
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
 
 from explore.area import AreaConstants, die_area, logic_transistors_per_core
 from explore.die import Die
@@ -28,9 +31,9 @@ _SLOWEST_HZ, _FASTEST_HZ, _HALVINGS = 1e7, 1e10, 40
 
 
 class PowerConstants(NamedTuple):
-    """At 7 nm and nominal voltage: pJ per 16-bit MAC with its operands, pJ per fp32 lane operation with its operands, aJ per logic
-    transistor and clock, pJ per byte of L2; leakage in watts per mm2; DRAM energy over its published access energy; fixed watts of a
-    board; corrections of the nodes' published energy scales.
+    """At 7 nm and nominal voltage: pJ per 16-bit MAC with its operands, pJ per fp32 lane operation with its operands, aJ
+    per logic transistor and clock, pJ per byte of L2; leakage in watts per mm2; DRAM energy over its published access
+    energy; fixed watts of a board; corrections of the nodes' published energy scales.
     """
 
     mac_pj: Array
@@ -110,12 +113,16 @@ def operation_energy(die: Die, fitted: PowerConstants | None = None, area: AreaC
     )
 
 
-def power(die: Die, activity: Activity, fitted: PowerConstants | None = None, area: AreaConstants | None = None) -> Power:
-    """Watts of `die` at `activity`, [...]. Link traffic is counted in both directions; the links between dies are busy as the L2 is."""
-    return _power_at(die, activity, operation_energy(die, fitted, area))
+def power_at(
+    die: Die, activity: Activity, fitted: PowerConstants | None = None, area: AreaConstants | None = None
+) -> Power:
+    """Watts of `die` at `activity`, [...]. Link traffic is counted in both directions; the links between dies are busy as
+    the L2 is.
+    """
+    return _watts(die, activity, operation_energy(die, fitted, area))
 
 
-def _power_at(die: Die, activity: Activity, energy: Energy) -> Power:
+def _watts(die: Die, activity: Activity, energy: Energy) -> Power:
     xp, shared = namespace(die), constants("power")["shared"]
     lanes = xp.maximum(1.0 * die.vector_lanes_per_core, shared["fp64_as_lanes"] * die.fp64_lanes_per_core)
     between_dies = 2.0 * die.die_to_die_bytes_per_s * die.dies_per_package * 8e-12 * shared["die_to_die_pj_per_bit"]
@@ -136,11 +143,12 @@ def peak_watts(
 ) -> Array:
     """Power of the most demanding mix, [...]: the thermal design power that lets the design hold its clock."""
     energy = operation_energy(die, fitted, area)
-    watts = [_power_at(die, mix, energy).total_watts for mix in mixes().values()]
+    watts = [_watts(die, mix, energy).total_watts for mix in mixes().values()]
     if rounding.mode == "smooth":
         return rounding.maximum(*watts)
     xp = namespace(*watts)
-    # The derivative of a compiled `max` compares recomputed operands with the result, which may differ in the last bit; an index cannot.
+    # The derivative of a compiled `max` compares recomputed operands with the result, which may differ in the last bit; an
+    # index cannot.
     stacked = xp.stack(xp.broadcast_arrays(*(1.0 * xp.asarray(each) for each in watts)))
     return xp.take_along_axis(stacked, xp.expand_dims(xp.argmax(stacked, axis=0), 0), axis=0)[0]
 
@@ -158,22 +166,33 @@ def clock_margin(die: Die) -> Array:
 def sustained_clock_hz(die: Die, watts: Array) -> Array:
     """The clock at which `peak_watts` of `die` is `watts`, the voltage following the clock, [...]; may exceed the rated clock.
 
-    NaN where even a stopped clock draws more. Bisection, with one Newton step that carries the gradient. Compare with the rated clock:
-    a board sustains the lower of the two.
+    NaN where even a stopped clock draws more. Bisection, with one Newton step that carries the gradient. Compare with the
+    rated clock: a board sustains the lower of the two.
     """
     xp = namespace(die, watts)
 
-    def excess(clock_hz: Array) -> Array:
-        return peak_watts(die.replace(clock_hz=clock_hz, voltage=supply_voltage(clock_hz, die.node))) - watts
+    def excess(design: Die, clock_hz: Array, budget: Array) -> Array:
+        voltage = supply_voltage(clock_hz, design.node)
+        return peak_watts(design.replace(clock_hz=clock_hz, voltage=voltage)) - budget
 
-    low, high = _SLOWEST_HZ + 0.0 * excess(die.clock_hz), _FASTEST_HZ
-    for _ in range(_HALVINGS):
-        middle = xp.sqrt(low * high)
-        above = excess(middle) > 0.0
-        low, high = xp.where(above, low, middle), xp.where(above, middle, high)
-    clock = stop_gradient(xp.sqrt(low * high))
-    slope = stop_gradient((excess(1.0001 * clock) - excess(0.9999 * clock)) / (0.0002 * clock))
-    return xp.where(excess(xp.asarray(_SLOWEST_HZ)) > 0.0, xp.nan, clock - excess(clock) / slope)
+    fixed, budget = jax.tree.map(stop_gradient, (die, watts))
+
+    def halve(_: Any, ends: tuple[Array, Array]) -> tuple[Array, Array]:
+        middle = xp.sqrt(ends[0] * ends[1])
+        above = excess(fixed, middle, budget) > 0.0
+        return xp.where(above, ends[0], middle), xp.where(above, middle, ends[1])
+
+    nothing = 0.0 * excess(fixed, xp.asarray(_SLOWEST_HZ), budget)
+    ends = (_SLOWEST_HZ + nothing, _FASTEST_HZ + nothing)
+    if xp is np:
+        for step in range(_HALVINGS):
+            ends = halve(step, ends)
+    else:
+        ends = jax.lax.fori_loop(0, _HALVINGS, halve, ends)
+    clock = xp.sqrt(ends[0] * ends[1])
+    slope = (excess(fixed, 1.0001 * clock, budget) - excess(fixed, 0.9999 * clock, budget)) / (0.0002 * clock)
+    possible = excess(fixed, xp.asarray(_SLOWEST_HZ), budget) < 0.0
+    return xp.where(possible, clock - excess(die, clock, watts) / slope, xp.nan)
 
 
 def energy_joules(
@@ -188,7 +207,8 @@ def energy_joules(
 ) -> Array:
     """Energy of a piece of work that takes `seconds` on `die`, [...]; two FLOPs per MAC or lane operation, `link_bytes` sent.
 
-    Divide by the tokens that the work makes for joules per token. Narrower formats: `matrix_flops` over their rate relative to 16 bit.
+    Divide by the tokens that the work makes for joules per token. Narrower formats: `matrix_flops` over their rate relative
+    to 16 bit.
     """
     energy = operation_energy(die)
     return (

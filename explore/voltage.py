@@ -2,9 +2,10 @@
 
     clock(v) = nominal_clock * (v - t)^a / v * 1 / (1 - t)^a          v: supply voltage relative to nominal, t: threshold likewise
 
-Source: Sakurai and Newton, Alpha-power law MOSFET model, IEEE JSSC 1990; a = 1.3 for velocity-saturated transistors, threshold 0.35 V.
-Fits the published curve of AD102 (0.885 V at 2.35 GHz to 1.05 V at 2.82 GHz) within 1 %. Limits: one curve per node (designs with longer
-pipeline stages run slower than it); below the floor voltage, SRAM fails, so that slower clocks save no more voltage.
+Source: Sakurai and Newton, Alpha-power law MOSFET model, IEEE JSSC 1990; a = 1.3 (velocity saturation), threshold 0.35 V.
+Fits the published curve of AD102 (0.885 V at 2.35 GHz to 1.05 V at 2.82 GHz) within 1 %. Limits: one curve per node
+(designs with longer pipeline stages run slower than it); below the floor voltage, SRAM fails, so that slower clocks save no
+more voltage.
 """
 
 from explore.technology import process_node
