@@ -6,7 +6,7 @@
     interfaces = per HBM stack or GDDR channel, and per byte/s (analogue: does not shrink with the node)
 
 Spare cores, cache, interfaces and links are built and count. Bit cells and logic densities are the foundries'
-(`technology.toml`); the twelve constants of `area.toml` and one density factor per older node are fitted to whole public
+(`technology.toml`); the thirteen constants of `area.toml` and one density factor per older node are fitted to whole public
 dies by bounded least squares (`explore.cost_fit.fit_area`), which their header reports with the leave-one-out errors.
 
 Limits: MACs are those of a multiprocessor, with all their formats and operand paths (a bare systolic array is smaller); no

@@ -19,16 +19,13 @@ parametric yield, speed bins, volume discounts, masks and design are left out; d
 import math
 from typing import NamedTuple
 
-import numpy as np
-import scipy.special
-
 from explore.area import DieArea, die_area
 from explore.die import Die
 from explore.technology import constants, memory_kind, process_node
 from workloads.numeric import Array, namespace
 
-#: Defects in the core array that spare cores may repair: the terms of the yield's sum.
-_REPAIRS = np.arange(65.0)
+#: Most defects in the core array that spare cores may repair: terms of the yield's sum, which falls off geometrically.
+_MOST_REPAIRS = 15
 _MM2_PER_CM2 = 100.0
 
 
@@ -71,16 +68,18 @@ def harvested_yield(
 ) -> Array:
     """Share of dies with no defect in `rest_mm2` and at most `spare_cores` in the core array of `cores_mm2`, [...] in (0, 1].
 
-    `spare_cores` >= 0 need not be an integer: linear between integers; more than 64 count as 64. `clustering` is static.
-    A lower bound: two defects in one core count as two.
+    `spare_cores` >= 0 need not be an integer: linear between integers; more than 15 count as 15 (which loses less than 1e-6 up to
+    0.1 defects per cm2). `clustering` is static. A lower bound: two defects in one core count as two.
     """
     xp = namespace(cores_mm2, rest_mm2, spare_cores, defects_per_cm2)
     in_cores, in_rest = (area * defects_per_cm2 / _MM2_PER_CM2 for area in (cores_mm2, rest_mm2))
     total = clustering + in_cores + in_rest
-    chance = xp.expand_dims(xp.asarray(in_cores / total), -1)
-    repaired = xp.clip(xp.expand_dims(xp.asarray(1.0 * spare_cores), -1) - _REPAIRS + 1.0, 0.0, 1.0)
-    terms = scipy.special.binom(clustering + _REPAIRS - 1.0, _REPAIRS) * chance**_REPAIRS
-    return (clustering / total) ** clustering * xp.sum(repaired * terms, axis=-1)
+    chance, likely = in_cores / total, 0.0
+    for repairs in reversed(range(_MOST_REPAIRS + 1)):
+        # Horner's rule over binomial(alpha + k - 1, k) chance^k, each term weighted by how far the spare cores reach it.
+        reached = xp.minimum(xp.maximum(spare_cores - repairs + 1.0, 0.0), 1.0)
+        likely = reached + chance * likely * ((clustering + repairs) / (repairs + 1.0))
+    return (clustering / total) ** clustering * likely
 
 
 def die_cost(die: Die, area: DieArea | None = None) -> DieCost:

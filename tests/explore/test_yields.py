@@ -71,7 +71,7 @@ def test_without_spare_cores_the_yield_is_the_negative_binomial(cores, rest, def
 
 
 @settings(deadline=None, max_examples=50)
-@given(cores=areas, rest=areas, defect=defects, spare=st.floats(0.0, 20.0), more=st.floats(0.1, 10.0))
+@given(cores=areas, rest=areas, defect=st.floats(0.0, 0.1), spare=st.floats(0.0, 20.0), more=st.floats(0.1, 10.0))
 def test_spare_cores_help_up_to_a_perfect_core_array(cores, rest, defect, spare, more):
     good = harvested_yield(cores, rest, spare, defect)
     assert 0.0 < good <= 1.0 + 1e-12
