@@ -143,14 +143,7 @@ def peak_watts(
 ) -> Array:
     """Power of the most demanding mix, [...]: the thermal design power that lets the design hold its clock."""
     energy = operation_energy(die, fitted, area)
-    watts = [_watts(die, mix, energy).total_watts for mix in mixes().values()]
-    if rounding.mode == "smooth":
-        return rounding.maximum(*watts)
-    xp = namespace(*watts)
-    # The derivative of a compiled `max` compares recomputed operands with the result, which may differ in the last bit; an
-    # index cannot.
-    stacked = xp.stack(xp.broadcast_arrays(*(1.0 * xp.asarray(each) for each in watts)))
-    return xp.take_along_axis(stacked, xp.expand_dims(xp.argmax(stacked, axis=0), 0), axis=0)[0]
+    return rounding.maximum(*(_watts(die, mix, energy).total_watts for mix in mixes().values()))
 
 
 def idle_watts(die: Die, fitted: PowerConstants | None = None) -> Array:

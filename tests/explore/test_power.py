@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from explore import (
     Activity,
     Die,
+    PowerConstants,
     board_facts,
     clock_margin,
     die_of,
@@ -182,3 +183,18 @@ def test_smooth_peaks_tend_to_the_exact_one_and_arrays_broadcast():
     np.testing.assert_allclose(swept, [peak_watts(die.replace(matrix_macs_per_core=each)) for each in macs], rtol=1e-12)
     compiled = jax.jit(jax.vmap(lambda each: peak_watts(die.replace(matrix_macs_per_core=each))))(jnp.asarray(macs))
     np.testing.assert_allclose(compiled, swept, rtol=1e-12)
+
+
+@pytest.mark.parametrize("die", ["GA100", "GA102", "AD102", "TU104"])
+def test_compiled_derivatives_of_the_largest_mix_are_those_of_the_eager_one(die):
+    boards = [die_of(name) for name in SET_BY_DIE if board_facts(name)["die"] == die]
+    alike = [each for each in boards if each.memory_kind == boards[0].memory_kind]
+    stacked = jax.tree.map(lambda *leaves: np.array(leaves, float), *alike)
+    prior = jnp.array([constants("power")["prior"][name] for name in PowerConstants._fields])
+
+    def watts(values):
+        return peak_watts(stacked, PowerConstants(*values))
+
+    compiled = jax.jit(jax.jacfwd(watts))(prior)
+    assert np.isfinite(compiled).all()
+    np.testing.assert_allclose(compiled, jax.jacfwd(watts)(prior), rtol=1e-9)
