@@ -12,8 +12,10 @@ Smooth extrema are p-norms with p = 1 / temperature: scale-free, so they work on
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import jax
+import jax.numpy as jnp
 
 from workloads.numeric import Array, namespace, stop_gradient
 
@@ -62,7 +64,7 @@ class Rounding:
         """Largest of `values` along `axis`."""
         xp = namespace(values, self.temperature)
         if self.mode != "smooth":
-            return xp.max(values, axis=axis)
+            return _extreme(xp, values, axis, "max")
         top = stop_gradient(xp.max(values, axis=axis, keepdims=True))
         scale = xp.where(top > 0.0, top, 1.0)
         total = xp.sum(_power(xp, values / scale, 1.0 / self.temperature), axis=axis)
@@ -72,7 +74,7 @@ class Rounding:
         """Smallest of `values` along `axis` (values > 0 in smooth mode; inf and NaN-free)."""
         xp = namespace(values, self.temperature)
         if self.mode != "smooth":
-            return xp.min(values, axis=axis)
+            return _extreme(xp, values, axis, "min")
         low = stop_gradient(xp.min(values, axis=axis, keepdims=True))
         scale = xp.where(low > 0.0, low, 1.0)
         total = xp.sum(_power(xp, scale / xp.maximum(values, scale * 1e-9), 1.0 / self.temperature), axis=axis)
@@ -95,6 +97,30 @@ class Rounding:
         xp = namespace(values, weights)
         chosen = weights > 0.0
         return xp.sum(xp.where(chosen, values, 0.0) * weights, axis=axis)
+
+
+def _extreme(xp, values: Array, axis: int, which: str) -> Array:
+    """`xp.max` or `xp.min`, whose derivative in JAX is that of the first extremal entry.
+
+    JAX's own rule divides by the number of entries that equal the result. Compiled, entries are computed again and may differ from
+    it in the last bit, so that none is equal and the derivative is NaN.
+    """
+    if xp is jnp and jnp.issubdtype(values.dtype, jnp.floating):
+        return _jax_extreme(values, axis, which)
+    return getattr(xp, which)(values, axis=axis)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(1, 2))
+def _jax_extreme(values: Array, axis: int, which: str) -> Array:
+    return getattr(jnp, which)(values, axis=axis)
+
+
+@_jax_extreme.defjvp
+def _jax_extreme_jvp(axis: int, which: str, primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    values, slopes = primals[0], tangents[0]
+    index = jnp.expand_dims(getattr(jnp, f"arg{which}")(values, axis=axis), axis)
+    chosen = jax.lax.broadcasted_iota(index.dtype, values.shape, axis % values.ndim) == index
+    return _jax_extreme(values, axis, which), jnp.sum(jnp.where(chosen, slopes, 0.0), axis=axis)
 
 
 def _power(xp, base: Array, exponent: Array) -> Array:

@@ -95,3 +95,18 @@ def test_temperature_may_be_traced():
     annealed = jax.jit(lambda t: smooth(t).ceil(2.5))
     assert float(annealed(1.0)) == pytest.approx(2.5)
     assert float(annealed(0.1)) == 3.0
+
+
+@pytest.mark.parametrize("mode", [exact, straight_through])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_the_derivative_of_an_extremum_is_that_of_its_first_extremal_entry(mode, compiled):
+    def ends(x):
+        values = jnp.stack([x, 2.0 * x, 2.0 * x, x - 3.0], axis=-1)
+        return mode.max_over(values), mode.min_over(values, axis=-1), mode.maximum(3.0, x), mode.minimum(3.0, x)
+
+    slopes = jax.jacfwd(ends)
+    slopes = jax.jit(slopes) if compiled else slopes
+    assert [float(slope) for slope in slopes(2.0)] == [2.0, 1.0, 0.0, 1.0]
+    assert [float(slope) for slope in slopes(4.0)] == [2.0, 1.0, 1.0, 0.0]
+    back = jax.jit(jax.vmap(jax.grad(lambda x: mode.max_over(jnp.stack([x, -x])))))(jnp.array([-1.0, 1.0]))
+    assert back.tolist() == [-1.0, 1.0]
