@@ -33,6 +33,15 @@ class Constraint:
         excess = (metrics[self.metric] - self.limit) / scale
         return excess if self.upper else -excess
 
+    def log_violation(self, metrics: Mapping[str, Array]) -> Array:
+        """`violation` on a logarithmic scale where limit and metric are positive: what a search descends."""
+        value = metrics[self.metric]
+        if not self.limit > 0.0:
+            return self.violation(metrics)
+        xp = namespace(value)
+        ratio = xp.log(xp.maximum(value, 1e-12 * self.limit) / self.limit)
+        return ratio if self.upper else -ratio
+
     def met(self, metrics: Mapping[str, Array]) -> Array:
         """Whether it holds (not where the metric is NaN)."""
         value = metrics[self.metric]

@@ -1,11 +1,12 @@
 """Gradient search: many starts at once down the derivative of a relaxed problem, then exact designs.
 
-    minimise  ln f(x) + sum_j [ max(0, l_j + r g_j)^2 - l_j^2 ] / 2r        g_j relative violation of constraint j
+    minimise  ln f(x) + sum_j [ max(0, l_j + r g_j)^2 - l_j^2 ] / 2r        g_j = ln(metric / limit) of constraint j
 
-by Adam in the unit cube (projected), with the models' rounding annealed from smooth to straight-through, multipliers l_j
-raised every few steps (augmented Lagrangian). Whole numbers are relaxed; options are drawn with the starts and kept. The
-best finishers go through SLSQP, in which whole numbers are fixed one after the other at the nearest value, and the outcome
-through a short local search in exact arithmetic. Every design reported was evaluated exactly.
+by Adam in the unit cube (projected), with the models' rounding annealed from smooth to exact, multipliers l_j raised every few
+steps (augmented Lagrangian). Then the best of the finishers and of the points the search started from, of every combination of
+options some, go through rounds of SLSQP in a box around each. The best of those are made whole: numbers fixed one after the
+other at the nearest whole value, the rest optimised again; and a short local search in exact arithmetic ends it. Options are
+not descended: they are those of the starts. Every design reported was evaluated exactly.
 
 Method: Nocedal and Wright, "Numerical Optimization", ch. 17; Kingma and Ba, "Adam", ICLR 2015; Kraft, SLSQP, 1988.
 """
@@ -25,46 +26,68 @@ from explore.samples import samples
 from explore.search_result import GRADIENT_COST, Archive
 from roofline.relax import Rounding, straight_through
 
-#: Exact points looked at for each start.
-_SCREENED = 16
-#: Steps between updates of the multipliers.
-_ROUND = 20
+#: Steps between updates of the multipliers, and the first weight of violations, its growth at each update and its limit.
+_ROUND, _WEIGHT, _GROWTH, _HEAVIEST = 8, 8.0, 1.5, 500.0
 #: Relative violation below which a design of the relaxed problem counts as feasible.
 _TOLERANCE = 1e-4
+#: Relative margin that the relaxed problem keeps from every limit, so that what it finds holds exactly.
+_MARGIN = 2e-4
+#: SLSQP: rounds, half the side of the box each may move in, iterations per round.
+_BOXES, _HALF_BOX, _ITERATIONS = 4, 0.3, 12
+#: Derivatives spent after each number that is made whole.
+_WHOLE = 12
 
 
 class Settings(NamedTuple):
-    """`starts` and Adam `steps` of length `rate`; `temperatures`: first and last of the smooth rounding; `finishers`:
-    designs taken on to SLSQP; `polish`: exact evaluations of the last local search."""
+    """`screened`: exact points looked at first; `starts` of Adam, its `steps` of length `rate`, first and last
+    `temperatures` of the smooth rounding; `descents`: designs that SLSQP takes on, with `gradients` derivatives in all;
+    `finishers`: how many are made whole; `polish`: exact evaluations of the last local search."""
 
-    starts: int = 48
-    steps: int = 100
+    screened: int = 2048
+    starts: int = 24
+    steps: int = 40
     rate: float = 0.04
     temperatures: tuple[float, float] = (0.2, 0.02)
-    finishers: int = 6
-    polish: int = 8000
+    descents: int = 24
+    gradients: int = 2000
+    finishers: int = 4
+    polish: int = 4000
 
 
 def settings_for(budget: int) -> Settings:
-    """Settings that spend about `budget` evaluations."""
-    descent = 0.55 * budget / GRADIENT_COST
-    steps = int(np.clip(np.sqrt(2.0 * descent), 10, 120))
-    return Settings(starts=max(2, int(descent / steps)), steps=steps, polish=int(0.25 * budget))
+    """Settings that spend about `budget` evaluations: a seventh on looking around, a fifth on Adam, half on SLSQP."""
+    adam = 0.18 * budget / GRADIENT_COST
+    steps = int(np.clip(np.sqrt(2.0 * adam), 8, 60))
+    gradients = int(0.5 * budget / GRADIENT_COST)
+    return Settings(
+        screened=max(64, budget // 7),
+        starts=max(2, int(adam / steps)),
+        steps=steps,
+        descents=max(2, gradients // 80),
+        gradients=gradients,
+        finishers=int(np.clip(gradients // 400, 1, 6)),
+        polish=int(0.15 * budget),
+    )
 
 
 def gradient_search(problem: Problem, archive: Archive, settings: Settings, seed: int = 0) -> None:
     """Search; `archive` remembers what was found."""
     relaxed = Relaxed(problem)
     generator = np.random.default_rng(seed)
-    starts = _starts(problem, archive, settings, seed)
-    finished = []
-    for group in _by_options(problem, starts):
-        finished.append(_descend(relaxed, archive, group, settings))
-    finishers = np.concatenate(finished)
-    merits = archive.evaluate(finishers)
-    chosen = _different(finishers, merits, settings.finishers)
-    polished = np.stack([_dive(relaxed, archive, design) for design in chosen])
-    archive.evaluate(polished)
+    unit = samples(problem.space, "sobol", 1 << (settings.screened - 1).bit_length(), seed).unit(0, settings.screened)
+    merits = archive.evaluate(unit)
+    starts = unit[np.argsort(merits, kind="stable")[: settings.starts]]
+    finished = np.concatenate([_descend(relaxed, archive, group, settings) for group in _by_options(problem, starts)])
+    unit, merits = np.concatenate([finished, unit]), np.concatenate([archive.evaluate(finished), merits])
+    last = archive.evaluator.gradients + settings.gradients
+    descended = [
+        _slsqp(relaxed, archive, design, _numbers(relaxed), last)
+        for design in _spread(problem, unit, merits, settings.descents)
+        if archive.evaluator.gradients < last
+    ]
+    chosen = _best_relaxed(relaxed, descended, settings.finishers)
+    whole = np.stack([_dive(relaxed, archive, design) for design in chosen])
+    archive.evaluate(whole)
     best = archive.unit[: settings.finishers]
     local_search(archive, best, budget=settings.polish, generator=generator, step=0.02)
 
@@ -93,7 +116,7 @@ class Relaxed:
         positive = loss if problem.minimise else -loss
         sign = 1.0 if problem.minimise else -1.0
         value = sign * jnp.log(jnp.maximum(positive, 1e-300))
-        beyond = [jnp.broadcast_to(one.violation(metrics), value.shape) for one in problem.constraints]
+        beyond = [jnp.broadcast_to(one.log_violation(metrics) + _MARGIN, value.shape) for one in problem.constraints]
         return jnp.broadcast_to(value, unit.shape[:1]), jnp.stack(beyond) if beyond else jnp.zeros((0, len(unit)))
 
     def stepper(self, options: tuple[int, ...], adam: optax.GradientTransformation) -> Callable[..., Any]:
@@ -128,14 +151,6 @@ class Relaxed:
         return self._steps[key]
 
 
-def _starts(problem: Problem, archive: Archive, settings: Settings, seed: int) -> np.ndarray:
-    """The best of a Sobol sequence, not all of one place."""
-    count = settings.starts * _SCREENED
-    unit = samples(problem.space, "sobol", 1 << (count - 1).bit_length(), seed).unit(0, count)
-    merits = archive.evaluate(unit)
-    return unit[np.argsort(merits, kind="stable")[: settings.starts]]
-
-
 def _by_options(problem: Problem, unit: np.ndarray) -> list[np.ndarray]:
     """Starts grouped by their static options, which are compiled apart."""
     columns = [i for i, p in enumerate(problem.space.parameters.values()) if p.static]
@@ -164,7 +179,7 @@ def _descend(relaxed: Relaxed, archive: Archive, unit: np.ndarray, settings: Set
     now = jnp.asarray(unit)
     state = adam.init(now)
     size = len(relaxed.problem.constraints)
-    multipliers, weight = np.zeros((size, len(unit))), 1.0
+    multipliers, weight = np.zeros((size, len(unit))), _WEIGHT
     first, last = settings.temperatures
     for number in range(settings.steps):
         temperature = first * (last / first) ** (number / max(settings.steps - 1, 1))
@@ -173,29 +188,56 @@ def _descend(relaxed: Relaxed, archive: Archive, unit: np.ndarray, settings: Set
         if size and number % _ROUND == _ROUND - 1:
             beyond = np.nan_to_num(np.asarray(beyond), nan=0.0)
             multipliers = np.maximum(0.0, multipliers + weight * np.clip(beyond, -1.0, 1.0))
-            weight = min(2.0 * weight, 64.0)
+            weight = min(_GROWTH * weight, _HEAVIEST)
     return np.asarray(now)
 
 
-def _different(unit: np.ndarray, merits: np.ndarray, count: int) -> np.ndarray:
-    """The best `count` designs that are not next to a better one."""
+def _numbers(relaxed: Relaxed) -> list[int]:
+    """Positions of the parameters that are no options."""
+    return [i for i, (_, p) in enumerate(relaxed.parameters) if p.kind != "categorical"]
+
+
+def _spread(problem: Problem, unit: np.ndarray, merits: np.ndarray, count: int) -> np.ndarray:
+    """The best `count` designs, combinations of options taking turns, none next to a better one."""
+    order = np.argsort(merits, kind="stable")
+    columns = [i for i, p in enumerate(problem.space.parameters.values()) if p.kind == "categorical"]
+    options = np.stack(
+        [np.floor(unit[:, i] * len(list(problem.space.parameters.values())[i].options)) for i in columns]
+        or [np.zeros(len(unit))], axis=-1,
+    )  # fmt: skip
+    queues: dict[tuple, list[int]] = {}
+    for i in order:
+        queues.setdefault(tuple(options[i]), []).append(int(i))
     chosen: list[int] = []
-    for i in np.argsort(merits, kind="stable"):
-        if all(np.max(np.abs(unit[i] - unit[j])) > 0.05 for j in chosen):
-            chosen.append(int(i))
-        if len(chosen) == count:
-            break
-    return unit[chosen]
+    while len(chosen) < count and any(queues.values()):
+        for queue in queues.values():
+            while queue:
+                i = queue.pop(0)
+                if all(np.max(np.abs(unit[i] - unit[j])) > 0.1 for j in chosen):
+                    chosen.append(i)
+                    break
+    return unit[chosen[:count]]
+
+
+def _best_relaxed(relaxed: Relaxed, designs: list[np.ndarray], count: int) -> list[np.ndarray]:
+    """The `count` best of `designs` by violation, then by objective, of the relaxed problem."""
+
+    def key(unit: np.ndarray) -> tuple[float, float]:
+        values = np.nan_to_num(np.asarray(relaxed.pointwise(_static(relaxed.problem, unit[None]))(unit)[0]), nan=1e3)
+        beyond = np.maximum(values[1:], 0.0).sum()
+        return (0.0 if beyond < _TOLERANCE else float(beyond), float(values[0]))
+
+    return sorted(designs, key=key)[:count]
 
 
 def _dive(relaxed: Relaxed, archive: Archive, unit: np.ndarray) -> np.ndarray:
     """SLSQP on the numbers of one design; then whole numbers are fixed, the one nearest to a whole value first, and the rest is
     optimised again."""
-    free = [i for i, (_, p) in enumerate(relaxed.parameters) if p.kind != "categorical"]
+    free = _numbers(relaxed)
     open_integers = [i for i in free if relaxed.parameters[i][1].kind == "integer"]
     best = unit
     while True:
-        best = _slsqp(relaxed, archive, best, free)
+        best = _slsqp(relaxed, archive, best, free, archive.evaluator.gradients + _WHOLE)
         if not open_integers:
             return best
 
@@ -214,7 +256,9 @@ def _dive(relaxed: Relaxed, archive: Archive, unit: np.ndarray) -> np.ndarray:
             return best
 
 
-def _slsqp(relaxed: Relaxed, archive: Archive, unit: np.ndarray, free: list[int]) -> np.ndarray:
+def _slsqp(relaxed: Relaxed, archive: Archive, unit: np.ndarray, free: list[int], last: int) -> np.ndarray:
+    """Rounds of SLSQP on the numbers `free`, each within a box around the design, as long as they help and fewer than `last`
+    derivatives are spent."""
     both = relaxed.pointwise(_static(relaxed.problem, unit[None]))
     cache: dict[bytes, tuple[np.ndarray, np.ndarray]] = {}
 
@@ -225,17 +269,32 @@ def _slsqp(relaxed: Relaxed, archive: Archive, unit: np.ndarray, free: list[int]
             whole[free] = x
             values, slopes = both(jnp.asarray(whole))
             archive.count_gradients(1)
-            cache[key] = np.nan_to_num(np.asarray(values), nan=1e3), np.nan_to_num(np.asarray(slopes))[:, free]
+            # SLSQP reads its arrays as contiguous ones, whatever their strides say.
+            slopes = np.ascontiguousarray(np.nan_to_num(np.asarray(slopes))[:, free])
+            cache[key] = np.nan_to_num(np.asarray(values), nan=1e3), slopes
         return cache[key]
 
+    def merit(x: np.ndarray) -> tuple[float, float]:
+        beyond = np.maximum(at(x)[0][1:], 0.0).sum()
+        return (0.0 if beyond < _TOLERANCE else float(beyond), float(at(x)[0][0]))
+
     limits = [{"type": "ineq", "fun": lambda x: -at(x)[0][1:], "jac": lambda x: -at(x)[1][1:]}]
-    found = minimize(
-        lambda x: at(x)[0][0], unit[free], jac=lambda x: at(x)[1][0], method="SLSQP", bounds=[(0.0, 1.0)] * len(free),
-        constraints=limits if relaxed.problem.constraints else (), options={"maxiter": 30, "ftol": 1e-7},
-    )  # fmt: skip
-    before, after = at(unit[free])[0], at(found.x)[0]
-    worse = np.maximum(after[1:], 0.0).sum() > max(np.maximum(before[1:], 0.0).sum(), _TOLERANCE)
+    now = unit[free]
+    for _ in range(_BOXES):
+        if archive.evaluator.gradients >= last:
+            break
+        box = [(max(0.0, x - _HALF_BOX), min(1.0, x + _HALF_BOX)) for x in now]
+        found = minimize(
+            lambda x: at(x)[0][0], now, jac=lambda x: at(x)[1][0], method="SLSQP", bounds=box,
+            constraints=limits if relaxed.problem.constraints else (), options={"maxiter": _ITERATIONS, "ftol": 1e-6},
+        )  # fmt: skip
+        new = np.clip(found.x, 0.0, 1.0)
+        before, after = merit(now), merit(new)
+        if not np.all(np.isfinite(found.x)) or after >= before:
+            break
+        now = new
+        if before[0] == after[0] and before[1] - after[1] < 1e-4:
+            break
     result = unit.copy()
-    if not worse and np.all(np.isfinite(found.x)):
-        result[free] = np.clip(found.x, 0.0, 1.0)
+    result[free] = now
     return result

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from pandas.api.types import is_numeric_dtype
 
 from explore.search_result import SearchResult
 from explore.sweep_result import SweepResult
@@ -48,7 +49,7 @@ def parallel_plot(frame: pd.DataFrame, columns: Sequence[str], *, colour: str, a
     heights = {}
     for name in columns:
         values = order[name]
-        numbers = values.astype("category").cat.codes if values.dtype == object else values.astype(float)
+        numbers = values.astype(float) if is_numeric_dtype(values) else values.astype("category").cat.codes
         low, high = float(numbers.min()), float(numbers.max())
         heights[name] = np.asarray((numbers - low) / (high - low) if high > low else 0.0 * numbers + 0.5)
     paths = np.stack([heights[name] for name in columns], axis=-1)
@@ -56,7 +57,7 @@ def parallel_plot(frame: pd.DataFrame, columns: Sequence[str], *, colour: str, a
         ax.plot(range(len(columns)), path, lw=0.9, color=mpl.colormaps["viridis_r"](shade), alpha=0.8)
     for i, name in enumerate(columns):
         values = order[name]
-        text = (values.min(), values.max()) if values.dtype != object else (min(values), max(values))
+        text = (min(values), max(values))
         for at, value in zip((-0.04, 1.04), text):
             shown = value if isinstance(value, str) else f"{value:.3g}"
             ax.text(i, at, shown, ha="center", va="top" if at < 0 else "bottom", fontsize=7)

@@ -9,8 +9,7 @@ import pandas as pd
 import hardware
 import workloads
 from explore import Parameter, Problem, Space, continuous, elasticities
-from ridgeline.objectives import REASONS, ModelObjective
-from ridgeline.space_file import DEPLOYMENT
+from ridgeline.objectives import DEPLOYMENT, REASONS, ModelObjective
 
 #: Numbers of a chip by short name, with the paths that move together.
 CHIP = {

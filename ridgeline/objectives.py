@@ -20,6 +20,9 @@ from workloads.numeric import Array, namespace
 #: Words for the codes of the metric `reason`.
 REASONS = {reason.value: REASON_SENTENCE[reason] for reason in Reason if reason is not Reason.OK}
 
+#: Numbers of a deployment and its load, with the values they have where nothing is said.
+DEPLOYMENT = {"batch": 1, "input_tokens": 1024, "output_tokens": 256, "tp": 1, "pp": 1, "ep": 1, "dp": 1}
+
 
 def estimator_for(name: str, chip: Accelerator, stack: str, rounding: Rounding) -> Estimator:
     """The estimator `name` for many points at once; chips that are no GPUs get their bound."""

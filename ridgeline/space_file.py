@@ -24,8 +24,7 @@ count = 100000
 """
 
 import tomllib
-from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +33,10 @@ import workloads
 from explore import Parameter, Problem, Space, categorical, constraint, continuous, integer, logarithmic
 from hardware.paths import nearest
 from hardware.quantities import parse_quantity
-from ridgeline.objectives import REASONS, KernelObjective, ModelObjective
+from ridgeline.chip_design import design_problem
+from ridgeline.objectives import DEPLOYMENT, REASONS, KernelObjective, ModelObjective
 from workloads.operators import Attention, Elementwise, Gemm, GroupedGemm
 
-#: Numbers of a deployment and their values where the file says nothing.
-DEPLOYMENT = {"batch": 1, "input_tokens": 1024, "output_tokens": 256, "tp": 1, "pp": 1, "ep": 1, "dp": 1}
 OPERATORS = {"gemm": Gemm, "attention": Attention, "grouped_gemm": GroupedGemm, "elementwise": Elementwise}
 SECTIONS = ("name", "objective", "fixed", "parameters", "constraints", "sweep", "search")
 _PARAMETER = ("path", "paths", "low", "high", "scale", "kind", "points", "options", "when", "otherwise")
@@ -66,16 +64,18 @@ def _problem(text: dict[str, Any], stem: str) -> Problem:
     _known("objective.", asked, _OBJECTIVE)
     fixed = _table(text, "fixed")
     parameters = _table(text, "parameters")
+    kind = asked.get("kind", "model")
+    if kind == "design":
+        return _design(text, asked, fixed, parameters, stem)
     if not parameters:
         raise ValueError("parameters: none; expected at least one table [parameters.NAME]")
-    kind = asked.get("kind", "model")
     if kind == "model":
         evaluate, subjects = _model(asked, fixed)
     elif kind == "kernel":
         evaluate, subjects = _kernel(asked, fixed)
     else:
-        raise ValueError(f"objective.kind: {kind!r}; expected model or kernel")
-    space = Space({name: _parameter(name, table, subjects) for name, table in parameters.items()})
+        raise ValueError(f"objective.kind: {kind!r}; expected model, kernel or design")
+    space = Space({name: _parameter(name, table) for name, table in parameters.items()})
     return Problem(
         space=space,
         subjects=subjects,
@@ -86,6 +86,30 @@ def _problem(text: dict[str, Any], stem: str) -> Problem:
         reasons=REASONS,
         name=str(text.get("name", stem)),
     )
+
+
+def _design(
+    text: dict[str, Any], asked: dict[str, Any], fixed: dict[str, Any], parameters: dict[str, Any], stem: str
+) -> Problem:
+    _known("fixed.", fixed, ("chip", "input_tokens", "output_tokens"))
+    best = [("minimise", name) for name in _names(asked, "minimise")] + [
+        ("maximise", name) for name in _names(asked, "maximise")
+    ]
+    if len(best) != 1:
+        raise ValueError("objective: a design needs exactly one metric to minimise or maximise")
+    ((direction, metric),) = best
+    options = {name: asked[name] for name in ("model", "estimator", "stack", "errors") if name in asked}
+    space = {name: _parameter(name, table) for name, table in parameters.items()} if parameters else None
+    problem = design_problem(
+        like=fixed.get("chip", "h100_sxm"),
+        objective=metric,
+        maximise=direction == "maximise",
+        constraints=tuple(constraint(name, limit) for name, limit in _table(text, "constraints").items()),
+        parameters=space,
+        **options,
+        **{name: fixed[name] for name in ("input_tokens", "output_tokens") if name in fixed},
+    )
+    return replace(problem, name=str(text.get("name", stem)))
 
 
 def _model(asked: dict[str, Any], fixed: dict[str, Any]) -> tuple[ModelObjective, dict[str, Any]]:
@@ -123,7 +147,7 @@ def _chip(fixed: dict[str, Any]) -> Any:
     return hardware.load(fixed.get("chip", "h100_sxm"))
 
 
-def _parameter(name: str, table: Any, subjects: Mapping[str, Any]) -> Parameter:
+def _parameter(name: str, table: Any) -> Parameter:
     where = f"parameters.{name}"
     if not isinstance(table, dict):
         raise ValueError(f"{where}: {table!r}; expected a table with options, or low and high")

@@ -140,7 +140,7 @@ def _client(address: str | None) -> Any:
 
 
 def _records(frame: Any) -> list[dict[str, Any]]:
-    return json.loads(frame.to_json(orient="records"))
+    return json.loads(frame.to_json(orient="records", double_precision=15))
 
 
 def _number(value: Any) -> str:
