@@ -15,9 +15,8 @@ import numpy as np
 import pandas as pd
 
 from explore.problem import Problem
-from explore.space import Columns
+from hardware.paths import nearest
 from roofline.relax import Rounding, exact, straight_through
-from workloads.numeric import Array
 
 #: Relative step of the secants.
 STEP = 0.1
@@ -27,62 +26,86 @@ QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes
 
 def elasticities(
     problem: Problem,
-    at: Mapping[str, float] | pd.Series,
+    at: Mapping[str, float] | pd.Series | pd.DataFrame,
     *,
     metrics: Sequence[str] | None = None,
     step: float = STEP,
     rounding: Rounding = straight_through,
 ) -> pd.DataFrame:
-    """Elasticities of `metrics` (default: the objectives) by every number of the space at the design `at` (values by parameter;
-    static options by label). Rows in order of the largest effect; columns metric, parameter, value, elasticity, up, down,
-    low, high.
+    """Elasticities of `metrics` (default: the objectives) by every number of the space at the design `at` (values by
+    parameter; static options by label), or at every row of a frame of designs (column design then holds its index).
 
+    Columns metric, parameter, value, elasticity, up, down, low, high; rows of a metric in order of the largest effect.
     Derivatives with `rounding` (straight-through: the trend across steps; exact: away from them). Secants with exact
     arithmetic, whole numbers by at least one.
     """
     if not 0.0 < step < 1.0:
         raise ValueError(f"step: {step!r}; expected a relative step in (0, 1)")
     names = tuple(metrics) if metrics is not None else problem.objectives
-    base, fixed = _design(problem, at)
-    numbers = [name for name in problem.space.names if name not in fixed]
+    known = problem.metric_names()
+    for name in names:
+        if name not in known:
+            raise ValueError(f"metric: no {name!r}{nearest(name, known)} (known: {', '.join(known)})")
+    if not isinstance(at, pd.DataFrame):
+        base, fixed = _design(problem, at)
+        columns = {name: np.array([value]) for name, value in base.items()}
+        return _table(problem, columns, fixed, names, step, rounding)[0]
+    tables = []
+    groups: dict[tuple[tuple[str, int], ...], list[tuple[object, dict[str, float]]]] = {}
+    for label, row in at.iterrows():
+        base, fixed = _design(problem, row)
+        groups.setdefault(tuple(fixed.items()), []).append((label, base))
+    for fixed, members in groups.items():
+        columns = {name: np.array([base[name] for _, base in members]) for name in members[0][1]}
+        found = _table(problem, columns, dict(fixed), names, step, rounding)
+        tables += [frame.assign(design=label) for (label, _), frame in zip(members, found)]
+    return pd.concat(tables, ignore_index=True)
 
-    def values(columns: Columns, mode: Rounding) -> dict[str, Array]:
-        found = problem.at({**fixed, **columns}, mode)
-        unknown = [name for name in names if name not in found]
-        if unknown:
-            raise ValueError(f"metric: no {unknown[0]!r} (known: {', '.join(found)})")
-        return {name: found[name] for name in names}
 
-    def logarithms(logs: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        found = values({name: jnp.exp(x)[None] for name, x in logs.items()}, rounding)
-        return {name: jnp.log(jnp.abs(jnp.ravel(value)[0])) for name, value in found.items()}
+def _table(
+    problem: Problem, base: dict[str, np.ndarray], fixed: dict[str, int], names: Sequence[str], step: float,
+    rounding: Rounding,
+) -> list[pd.DataFrame]:  # fmt: skip
+    """One table per design [designs] of `base`."""
+    numbers, designs = list(base), len(next(iter(base.values())))
 
-    slopes = jax.jit(jax.jacfwd(logarithms), compiler_options=QUICK)({name: jnp.log(base[name]) for name in numbers})
-    points = {name: np.full(1 + 2 * len(numbers), base[name]) for name in numbers}
+    def logarithms(change: jax.Array, values: jax.Array) -> jax.Array:
+        """ln of the metrics [metrics] where ln of the numbers `values` [numbers] is changed: by 0, they are what they were to
+        the last bit (4 devices are not 4.0000001)."""
+        columns = {name: (values[i] * jnp.exp(change[i]))[None] for i, name in enumerate(numbers)}
+        found = problem.at({**fixed, **columns}, rounding)
+        return jnp.stack([jnp.log(jnp.abs(jnp.ravel(jnp.asarray(found[name], float))[0])) for name in names])
+
+    here = np.stack([base[name] for name in numbers], axis=-1)
+    slopes = jax.jit(jax.vmap(jax.jacfwd(logarithms)), compiler_options=QUICK)(np.zeros_like(here), here)
+    moved = {name: np.repeat(base[name][:, None], 1 + 2 * len(numbers), axis=1) for name in numbers}
     for i, name in enumerate(numbers):
-        whole = problem.space.parameters[name].kind == "integer"
         up, down = base[name] * (1.0 + step), base[name] * (1.0 - step)
-        if whole:
-            up, down = max(np.floor(up), base[name] + 1.0), min(np.ceil(down), base[name] - 1.0)
-        points[name][1 + 2 * i], points[name][2 + 2 * i] = up, down if down > 0.0 else np.nan
-    exact_values = values(points, exact)
-    rows = []
-    for metric in names:
-        seen = np.log(np.abs(np.broadcast_to(exact_values[metric], (1 + 2 * len(numbers),))))
-        for i, name in enumerate(numbers):
+        if problem.space.parameters[name].kind == "integer":
+            up, down = np.maximum(np.floor(up), base[name] + 1.0), np.minimum(np.ceil(down), base[name] - 1.0)
+        moved[name][:, 1 + 2 * i], moved[name][:, 2 + 2 * i] = up, np.where(down > 0.0, down, np.nan)
+    exact_values = problem.at({**fixed, **{name: values.ravel() for name, values in moved.items()}}, exact)
+    tables = []
+    for design in range(designs):
+        rows = []
+        for row, metric in enumerate(names):
+            values = np.broadcast_to(np.asarray(exact_values[metric], float), (designs * (1 + 2 * len(numbers)),))
             with np.errstate(invalid="ignore", divide="ignore"):
-                secants = [
-                    (seen[1 + 2 * i + k] - seen[0]) / np.log(points[name][1 + 2 * i + k] / base[name]) for k in (0, 1)
-                ]
-            local = float(slopes[metric][name])
-            span = [x for x in (local, *secants) if np.isfinite(x)]
-            low, high = (min(span), max(span)) if span else (np.nan, np.nan)
-            rows.append((metric, name, base[name], local, *secants, low, high))
-    columns = ["metric", "parameter", "value", "elasticity", "up", "down", "low", "high"]
-    frame = pd.DataFrame(rows, columns=columns)
-    size = frame["elasticity"].abs().fillna(-1.0)
-    order = np.lexsort((-size.to_numpy(), frame["metric"].map({name: i for i, name in enumerate(names)}).to_numpy()))
-    return frame.iloc[order].reset_index(drop=True)
+                seen = np.log(np.abs(values)).reshape(designs, -1)[design]
+            for i, name in enumerate(numbers):
+                there = [moved[name][design, 1 + 2 * i + k] for k in (0, 1)]
+                with np.errstate(invalid="ignore", divide="ignore"):
+                    secants = [(seen[1 + 2 * i + k] - seen[0]) / np.log(there[k] / base[name][design]) for k in (0, 1)]
+                local = float(slopes[design, row, i])
+                span = [x for x in (local, *secants) if np.isfinite(x)]
+                low, high = (min(span), max(span)) if span else (np.nan, np.nan)
+                rows.append((metric, name, base[name][design], local, *secants, low, high))
+        columns = ["metric", "parameter", "value", "elasticity", "up", "down", "low", "high"]
+        frame = pd.DataFrame(rows, columns=columns)
+        size = frame["elasticity"].abs().fillna(-1.0).to_numpy()
+        order = np.lexsort((-size, frame["metric"].map({name: i for i, name in enumerate(names)}).to_numpy()))
+        tables.append(frame.iloc[order].reset_index(drop=True))
+    return tables
 
 
 def _design(problem: Problem, at: Mapping[str, float] | pd.Series) -> tuple[dict[str, float], dict[str, int]]:

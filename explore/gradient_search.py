@@ -20,6 +20,7 @@ import numpy as np
 import optax
 from scipy.optimize import minimize
 
+from explore.elasticity import QUICK
 from explore.local_search import local_search
 from explore.problem import Problem
 from explore.samples import samples
@@ -39,7 +40,7 @@ _WHOLE = 12
 
 
 class Settings(NamedTuple):
-    """`screened`: exact points looked at first; `starts` of Adam, its `steps` of length `rate`, first and last
+    """`screened`: exact points looked at first; `starts` of Adam (0: none), its `steps` of length `rate`, first and last
     `temperatures` of the smooth rounding; `descents`: designs that SLSQP takes on, with `gradients` derivatives in all;
     `finishers`: how many are made whole; `polish`: exact evaluations of the last local search."""
 
@@ -76,9 +77,10 @@ def gradient_search(problem: Problem, archive: Archive, settings: Settings, seed
     generator = np.random.default_rng(seed)
     unit = samples(problem.space, "sobol", 1 << (settings.screened - 1).bit_length(), seed).unit(0, settings.screened)
     merits = archive.evaluate(unit)
-    starts = unit[np.argsort(merits, kind="stable")[: settings.starts]]
-    finished = np.concatenate([_descend(relaxed, archive, group, settings) for group in _by_options(problem, starts)])
-    unit, merits = np.concatenate([finished, unit]), np.concatenate([archive.evaluate(finished), merits])
+    if settings.starts:
+        starts = unit[np.argsort(merits, kind="stable")[: settings.starts]]
+        ended = np.concatenate([_descend(relaxed, archive, group, settings) for group in _by_options(problem, starts)])
+        unit, merits = np.concatenate([ended, unit]), np.concatenate([archive.evaluate(ended), merits])
     last = archive.evaluator.gradients + settings.gradients
     descended = [
         _slsqp(relaxed, archive, design, _numbers(relaxed), last)
@@ -147,7 +149,7 @@ class Relaxed:
                 value, beyond = self.terms(unit[None], options, straight_through, whole=False)
                 return jnp.concatenate([value, beyond[:, 0]])
 
-            self._steps[key] = jax.jit(lambda unit: (one(unit), jax.jacrev(one)(unit)))
+            self._steps[key] = jax.jit(lambda unit: (one(unit), jax.jacfwd(one)(unit)), compiler_options=QUICK)
         return self._steps[key]
 
 

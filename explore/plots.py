@@ -127,6 +127,8 @@ _UNITS = ("bytes_per_s", "flops_per_s", "tokens_per_s", "s", "bytes", "watts", "
 
 def _label(name: str) -> str:
     for unit in _UNITS:
+        if name == unit:
+            return unit.replace("_per_", "/")
         if name.endswith("_" + unit):
             return f"{name.removesuffix('_' + unit).replace('_', ' ')} ({unit.replace('_per_', '/')})"
     return name.replace("_", " ")

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from hardware.accelerator import Accelerator, Link
 from roofline.collectives_algorithms import best_algorithm_time_s, check_op, wire_fraction
-from roofline.collectives_constants import platform_constants
+from roofline.collectives_constants import SWITCHED_LINK_BYTES_PER_S, platform_constants
 from roofline.collectives_protocols import protocol_time_s
 from roofline.kernel_time import Bound, KernelTime, Reason, kernel_time
 from roofline.relax import Rounding, exact
@@ -92,17 +92,30 @@ def library_time(
     """
     check_op(op)
     bandwidth = link.bandwidth_bytes_per_s
-    nominal = float(namespace(bandwidth).min(bandwidth)) if _is_plain(bandwidth) else float("nan")
-    constants = platform_constants(library, platform, op, bandwidth_bytes_per_s=nominal, tables=tables)
-    if constants is None:
-        return CollectiveEstimate(
-            datasheet_time_s(op, payload_bytes, ranks, link, latency_s=latency_s, rounding=rounding), "datasheet"
-        )
-    # A chip whose link was changed keeps its fitted efficiencies: they are relative to the link it now has.
-    scale = constants.latency_s if constants.calibration == "fitted" else latency_s
+    xp = namespace(bandwidth)
     traffic = payload_bytes * wire_fraction(op, ranks)
-    total_s = protocol_time_s(constants.lines, payload_bytes, traffic, ranks, bandwidth, scale, rounding=rounding)
-    return CollectiveEstimate(total_s, constants.calibration)
+
+    def of_class(nominal: float) -> CollectiveEstimate:
+        constants = platform_constants(library, platform, op, bandwidth_bytes_per_s=nominal, tables=tables)
+        if constants is None:
+            total_s = datasheet_time_s(op, payload_bytes, ranks, link, latency_s=latency_s, rounding=rounding)
+            return CollectiveEstimate(total_s, "datasheet")
+        # A chip whose link was changed keeps its fitted efficiencies: they are relative to the link it now has.
+        scale = constants.latency_s if constants.calibration == "fitted" else latency_s
+        total_s = protocol_time_s(constants.lines, payload_bytes, traffic, ranks, bandwidth, scale, rounding=rounding)
+        return CollectiveEstimate(total_s, constants.calibration)
+
+    if _is_plain(bandwidth):
+        slow = xp.asarray(bandwidth) < SWITCHED_LINK_BYTES_PER_S
+        if slow.all() or not slow.any():
+            return of_class(float(xp.min(bandwidth)))
+    switched = of_class(float("nan"))
+    if switched.calibration != "transferred":
+        return switched
+    # Each link takes the constants of its own class: a sweep may cross from one to the other.
+    host_bridge = of_class(0.0)
+    slow = xp.asarray(bandwidth) < SWITCHED_LINK_BYTES_PER_S
+    return CollectiveEstimate(xp.where(slow, host_bridge.total_s, switched.total_s), switched.calibration)
 
 
 def datasheet_time_s(

@@ -91,7 +91,8 @@ def test_search_prints_designs(space, capsys):
 
 def test_elasticity_of_a_model(capsys):
     code, out, _ = run(
-        ["elasticity", "llama-3.1-8b", "--on", "h100_sxm", "--estimator", "roofline", "--metric", "decode_s", "--json"], capsys
+        ["elasticity", "llama-3.1-8b", "--on", "h100_sxm", "--estimator", "roofline", "--metric", "decode_s", "--json"],
+        capsys,
     )
     rows = {row["parameter"]: row for row in json.loads(out)["elasticities"]}
     assert code == 0
@@ -105,7 +106,7 @@ def test_elasticity_of_a_model(capsys):
         ('path = "op.m"', 'path = "op.mm"', "no 'mm'"),
         ('"time_s"', '"tim_s"', "did you mean 'time_s'"),
         ('kind = "kernel"', 'kind = "kernle"', "expected model, kernel or design"),
-        ('[objective]', '[objektive]', "did you mean 'objective'"),
+        ("[objective]", "[objektive]", "did you mean 'objective'"),
         ("low = 1", 'low = "1 GB/s"', "low"),
         ("high = 4096", "high = 0", "exceeds"),
         ('">= 1e9"', '"about 3"', "expected"),

@@ -205,3 +205,19 @@ def test_a_library_version_has_its_own_lines_and_an_unknown_one_the_pooled():
         assert found is not None
         assert found.calibration == "fitted"
         assert found.lines.latency_ratio.tolist() == [ratio] * 3
+
+
+def test_every_link_of_a_sweep_keeps_its_own_class():
+    bandwidths = np.array([25e9, 64e9, 99e9, 101e9, 450e9, 900e9])
+    link = Link(name="link", bandwidth_bytes_per_s=bandwidths, latency_s=1e-6)
+    whole = library_time("all_reduce", 8e6, 8.0, link, platform="unheard of").total_s
+    traced = jax.jit(
+        lambda b: library_time(
+            "all_reduce", 8e6, 8.0, Link(name="link", bandwidth_bytes_per_s=b, latency_s=1e-6), platform="unheard of"
+        ).total_s
+    )(bandwidths)
+    for i, bandwidth in enumerate(bandwidths):
+        alone = Link(name="link", bandwidth_bytes_per_s=float(bandwidth), latency_s=1e-6)
+        one = library_time("all_reduce", 8e6, 8.0, alone, platform="unheard of").total_s
+        assert whole[i] == pytest.approx(one, rel=1e-12)
+        assert traced[i] == pytest.approx(one, rel=1e-12)
