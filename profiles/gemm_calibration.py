@@ -15,11 +15,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 import hardware
 from hardware.accelerator import Accelerator
 from profiles.fit import Fit
 from profiles.gemm_fit import MEASURED_FORMATS, Points, fit_gemm, points, read_gemm, recipe_of
 from tiles.gemm_constants import CONSTANT_NAMES, GemmConstants, constants_architecture, gemm_format, matrix_rate
+from tiles.gemm_prior import core_bytes_per_clock
 
 #: A pandas frame (its stubs do not know what selecting rows returns).
 Frame = Any
@@ -47,10 +50,16 @@ def fit_groups(rows: Frame, *, most_points: int = MOST_POINTS, pooled: bool = Tr
     for (arch, label, stack), part in rows.groupby([architecture, "dtype", "stack"], sort=True):
         yield fit_rows(part, chips, str(arch), str(label), str(stack), most_points)
     if pooled:
-        for (label, stack), part in rows.groupby(["dtype", "stack"], sort=True):
-            kept = part["gpu"].map({gpu: poolable(chips[gpu], str(label), str(stack)) for gpu in part["gpu"].unique()})
-            if str(stack).startswith("torch") and kept.any():
-                yield fit_rows(part[kept], chips, "any", str(label), str(stack), most_points)
+        yield from fit_pooled(rows, most_points=most_points)
+
+
+def fit_pooled(rows: Frame, *, most_points: int = MOST_POINTS) -> Iterator[GroupFit]:
+    """Fit what several architectures share: eager calls of every chip that speaks for others (see `poolable`)."""
+    chips = {gpu: hardware.load(gpu) for gpu in rows["gpu"].unique()}
+    for (label, stack), part in rows.groupby(["dtype", "stack"], sort=True):
+        kept = part["gpu"].map({gpu: poolable(chips[gpu], str(label), str(stack)) for gpu in part["gpu"].unique()})
+        if str(stack).startswith("torch") and kept.any():
+            yield fit_rows(part[kept], chips, "any", str(label), str(stack), most_points)
 
 
 def poolable(chip: Accelerator, label: str, stack: str) -> bool:
@@ -104,6 +113,7 @@ def as_set(result: GroupFit, *, date: str = "", data_sha256: str = "") -> dict[s
         "format": result.format,
         "stack": result.stack,
         "chips": list(result.chips),
+        **_core_rate(result),
         "candidates": result.constants.candidates,
         "kind": result.constants.kind,
         "date": date,
@@ -114,6 +124,20 @@ def as_set(result: GroupFit, *, date: str = "", data_sha256: str = "") -> dict[s
         "log_sigma": round(result.fit.log_sigma, 4),
         "values": {name: float(f"{float(getattr(result.constants, name)):.5g}") for name in CONSTANT_NAMES},
     }
+
+
+def _core_rate(result: GroupFit) -> dict[str, float]:
+    """What one core of the set's chips could consume per clock (see `tiles.gemm_prior`), geometric mean of the chips;
+    nothing for a set pooled over architectures."""
+    if result.architecture == "any":
+        return {}
+    dtype = result.format.split("_weight_")[0]
+    rates = []
+    for chip in map(hardware.load, result.chips):
+        peak = matrix_rate(chip, dtype)
+        if peak is not None:
+            rates.append(float(core_bytes_per_clock(chip, dtype, peak)))
+    return {"core_bytes_per_clock": float(f"{np.exp(np.mean(np.log(rates))):.4g}")} if rates else {}
 
 
 def to_toml(results: list[GroupFit], *, date: str, data_sha256: str) -> str:

@@ -15,7 +15,7 @@ import pandas as pd
 
 from hardware.accelerator import Accelerator
 from profiles.fit import Fit, Parameter, fit_log_error
-from tiles.candidates import family
+from tiles.candidates import batched_vector_family, family
 from tiles.gemm import gemm_time, l2_capacity
 from tiles.gemm_constants import FP32_FLOP_JOULES, GemmConstants, constants_architecture, energy_scale
 from workloads.numeric import Array
@@ -58,17 +58,19 @@ BOUNDS: dict[str, tuple[float, float, float]] = {
     "balance": (0.0, 1.0, 0.2),
     "quantise_s": (0.01e-6, 300e-6, 0.4),
     "quantise_bytes_per_clock": (0.3, 200.0, 0.4),
+    "quantise_row_clocks": (1.0, 5000.0, 0.4),
 }
 
 
 class Recipe(NamedTuple):
     """How a group is fitted: the candidate family of the library, whether A is quantised, and for FP32 the energy of an
-    operation (fixed, not fitted) and where the search for the operand rate of vector lanes starts."""
+    operation (fixed, not fitted) and where the search for the operand rate of vector lanes starts. `step_bytes`: fixed."""
 
     candidates: str = "tuned"
     quantised: bool = False
     flop_joules: float = 0.0
     operand_bytes_per_clock: float = float("inf")
+    step_bytes: float = 128.0
 
 
 class Points(NamedTuple):
@@ -89,17 +91,13 @@ def recipe_of(architecture: str, label: str, stack: str) -> Recipe:
     if label == "fp32":
         joules = FP32_FLOP_JOULES * (1.0 if architecture == "any" else energy_scale(architecture))
         operands = float("inf") if architecture.startswith("CDNA") else VECTOR_OPERAND_BYTES_PER_CLOCK
-        tiles = _vector_family(architecture) if stack.endswith("bmm") else "vector"
+        tiles = batched_vector_family(architecture) if stack.endswith("bmm") else "vector"
         return Recipe(tiles, flop_joules=joules, operand_bytes_per_clock=operands)
     if architecture == "Hopper" and label == "fp8" and not stack.startswith("trtllm"):
         return Recipe("cutlass", quantised)
-    return Recipe("tuned_warp" if architecture in ("Ampere", "Ada", "Volta", "Turing") else "tuned", quantised)
-
-
-def _vector_family(architecture: str) -> str:
-    """The tiles batched FP32 kernels of cuBLAS use on an architecture (kernel names in the measured tables)."""
-    known = {"Pascal": "vector_wide", "Volta": "vector_batched", "Turing": "vector_batched", "CDNA2": "vector_batched"}
-    return known.get(architecture, "vector_square")
+    if architecture in ("Ampere", "Ada", "Volta", "Turing"):
+        return Recipe("tuned_warp", quantised, step_bytes=64.0)
+    return Recipe("tuned", quantised)
 
 
 def free_parameters(recipe: Recipe, start: GemmConstants, prior_scale: float | None = None) -> list[Parameter]:
@@ -124,8 +122,8 @@ def starting_constants(recipe: Recipe) -> GemmConstants:
     one."""
     start = GemmConstants(candidates=recipe.candidates, balance=0.3)
     if recipe.quantised:
-        start = replace(start, quantise_s=2e-6, quantise_bytes_per_clock=12.0)
-    return replace(start, operand_bytes_per_clock=recipe.operand_bytes_per_clock)
+        start = replace(start, quantise_s=2e-6, quantise_bytes_per_clock=12.0, quantise_row_clocks=300.0)
+    return replace(start, operand_bytes_per_clock=recipe.operand_bytes_per_clock, step_bytes=recipe.step_bytes)
 
 
 def predictor(
@@ -169,7 +167,11 @@ def fit_gemm(
     `start` defaults to the generic set. `prior_scale` switches on the prior (few-shot): constants stay within about
     their architecture's spread times the scale of `start`, so 16 points are enough.
     """
-    start = starting_constants(recipe) if start is None else replace(start, candidates=recipe.candidates)
+    if start is None:
+        start = starting_constants(recipe)
+    else:
+        clocks = start.step_clocks * recipe.step_bytes / start.step_bytes
+        start = replace(start, candidates=recipe.candidates, step_bytes=recipe.step_bytes, step_clocks=clocks)
     if recipe.flop_joules:
         start = replace(start, flop_joules=recipe.flop_joules)
     fit = fit_log_error(

@@ -2,17 +2,25 @@
 
 One set per (kernel, stack) pooled over the chips of one maker, and one per (kernel, stack, architecture) that starts from the
 pooled one and is held near it by a prior. Kernels of one kind share a set (add, mul and div are "binary").
+
+    python -m profiles.memory_bound_fit --data ../shared/data/kernels --out tiles/constants/memory_bound/memory_bound.toml
+
+fits the shipped sets (minutes) and prints one line per set.
 """
 
+import argparse
+import datetime
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 
 import hardware
 from hardware.accelerator import Accelerator
-from profiles.family_fit import fit_values
+from profiles.family_fit import file_hash, fit_values, write_sets
 from profiles.fit import Parameter
 from tiles.gemm_constants import constants_architecture
 from tiles.kernel_families import ANY, FamilySet
@@ -62,6 +70,11 @@ FREE: dict[str, tuple[str, ...]] = {
     "layer_norm": _EAGER_ROWS,
     "softmax": _EAGER_ROWS,
 }
+#: Rows per chip, operator and stack behind the shipped sets.
+MOST_SHIPPED = 600
+HEADER = """Memory-bound kernels: fitted constants (profiles/memory_bound_fit.py).
+Source: elementwise_norm_softmax (aiconfigurator, NeuSight, Vidur), all open rows; one set pooled over the chips of one maker
+per kernel and stack, one per architecture held near it."""
 #: Deviation of an architecture's constant from the pooled one, in its logarithm.
 PRIOR_SIGMA = 0.5
 
@@ -188,3 +201,22 @@ def _fit(
         kernel=kernel, stack=stack, architecture=architecture, chips=chips, values=values, n=errors.n, mape=errors.mape,
         median_ape=errors.median_ape, log_sigma=sigma, date=date, data=data,
     )  # fmt: skip
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Command line: fit `--data`/elementwise_norm_softmax.parquet, write `--out`, print one line per set."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="folder with elementwise_norm_softmax.parquet")
+    parser.add_argument("--out", type=Path, required=True, help="TOML file to write")
+    options = parser.parse_args(arguments)
+    path = options.data / "elementwise_norm_softmax.parquet"
+    rows = pd.read_parquet(path)
+    rows = rows.astype(dict.fromkeys(("gpu", "dtype", "op", "model", "sw_version"), str))
+    sets = fit_memory_bound(rows, data=file_hash(path), date=datetime.date.today().isoformat(), most=MOST_SHIPPED)
+    write_sets(options.out, sets, HEADER)
+    for entry in sets:
+        print(f"{entry.kernel:18} {entry.stack:18} {entry.architecture:10} n {entry.n:6d}  mape {entry.mape:.2%}")
+
+
+if __name__ == "__main__":
+    main()

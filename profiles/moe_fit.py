@@ -2,15 +2,22 @@
 
 One set per (kernel, stack) pooled over chips and one per (kernel, stack, architecture) held near it by a prior; a
 kernel is "<format>/<variant>", variant being what the recorded kernel source names (cutlass, nongated, deepgemm, triton, ...).
+
+    python -m profiles.moe_fit --data ../shared/data/kernels --out tiles/constants/moe/moe.toml
+
+fits the shipped sets (minutes) and prints one line per set.
 """
 
+import argparse
+import datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 import hardware
-from profiles.family_fit import fit_values
+from profiles.family_fit import file_hash, fit_values, write_sets
 from profiles.fit import Parameter
 from tiles.gemm_constants import constants_architecture
 from tiles.kernel_families import ANY, FamilySet, engine
@@ -36,14 +43,16 @@ BOUNDS: dict[str, tuple[float, float, float]] = {
     "tensor_efficiency": (0.8, 0.2, 1.0),
     "dram_efficiency": (0.88, 0.4, 0.98),
     "side_efficiency": (0.5, 0.1, 4.0),
-    "port_bytes_per_clock": (64.0, 8.0, 512.0),
-    "l2_bytes_per_clock": (64.0, 4.0, 256.0),
+    "port_share": (0.008, 0.002, 0.06),
+    "l2_share": (0.006, 0.001, 0.04),
     "tile_latency_s": (1.5e-6, 1e-7, 2e-5),
     "residency": (0.2, 0.01, 1.5),
     "ragged": (0.5, 0.01, 1.0),
     "pair_s": (1e-10, 1e-12, 2e-8),
 }
 PRIOR_SIGMA = 0.7
+#: Rows per chip and kernel behind the shipped sets.
+MOST_SHIPPED = 1000
 _LOAD = ["rows", "active", "worst", *(f"tiles_{int(t)}" for t in TILE_M)]
 _ROUTING = ["num_tokens", "num_experts", "topk", "moe_ep_size", "distribution", "replicated"]
 
@@ -158,3 +167,27 @@ def _fit(
         kernel=kernel, stack=stack, architecture=architecture, chips=names, values=values, n=errors.n, mape=errors.mape,
         median_ape=errors.median_ape, log_sigma=sigma, date=date, data=data,
     )  # fmt: skip
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Command line: fit `--data`/moe.parquet, write `--out`, print one line per set."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="folder with moe.parquet")
+    parser.add_argument("--out", type=Path, required=True, help="TOML file to write")
+    parser.add_argument("--most", type=int, default=MOST_SHIPPED, help="rows per chip and kernel (default %(default)s)")
+    options = parser.parse_args(arguments)
+    path = options.data / "moe.parquet"
+    rows = pd.read_parquet(path)
+    rows = rows.astype(dict.fromkeys(("gpu", "dtype", "distribution", "kernel_source", "sw_version"), str))
+    frame = with_loads(rows).rename(columns={"dtype": "dtype_name"})
+    sets = fit_moe(frame, data=file_hash(path), date=datetime.date.today().isoformat(), most=options.most)
+    header = f"""Expert layers: fitted constants (profiles/moe_fit.py).
+Source: moe (aiconfigurator), all open rows, at most {options.most} per chip and kernel; per kernel and stack one set pooled over
+chips, one per architecture held near it."""
+    write_sets(options.out, sets, header)
+    for entry in sets:
+        print(f"{entry.kernel:24} {entry.stack:20} {entry.architecture:10} n {entry.n:5d}  mape {entry.mape:.2%}")
+
+
+if __name__ == "__main__":
+    main()

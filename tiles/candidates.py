@@ -91,6 +91,23 @@ FAMILIES: dict[str, Candidates] = {
 }
 
 
+#: Family of batched FP32 kernels by architecture (kernel names in measured tables; Turing runs Volta's, later chips
+#: Ampere's, `BATCHED_VECTOR`).
+BATCHED_VECTOR_OF: dict[str, str] = {
+    "Pascal": "vector_wide",
+    "Volta": "vector_batched",
+    "Turing": "vector_batched",
+    "CDNA1": "vector_batched",
+    "CDNA2": "vector_batched",
+}
+BATCHED_VECTOR = "vector_square"
+
+
+def batched_vector_family(architecture: str) -> str:
+    """The family that batched FP32 products of `architecture` are run with."""
+    return BATCHED_VECTOR_OF.get(architecture, BATCHED_VECTOR)
+
+
 def family(name: str) -> Candidates:
     """The family called `name`; raises `ValueError` with the known names otherwise."""
     if name not in FAMILIES:

@@ -2,7 +2,7 @@
 
 For a candidate (tile t_m x t_n, split-K factor s), with b bytes per element and everything below in seconds:
 
-    tiles   = batch ceil(m / t_m) ceil(n / t_n) s,     k_s = k / s rounded up to a step of 128 bytes
+    tiles   = batch ceil(m / t_m) ceil(n / t_n) s,     k_s = k / s rounded up to a step of 64 or 128 bytes
     waves   = from tiles / cores: whole (fixed tile) or balanced (see `wave`)
     matrix  = waves 2 t_m t_n k_s / (peak / cores * efficiency)             full tiles, even where ragged
               + waves (t_m + t_n) k_s b / (clock * operand bytes per clock) vector units: loads take issue slots
@@ -10,7 +10,7 @@ For a candidate (tile t_m x t_n, split-K factor s), with b bytes per element and
     l2      = tiles (t_m + t_n) k_s b / (cores * l2 bytes per clock * clock)
     store   = output / (cores * store bytes per clock * clock)
     dram    = (weights not in L2 + activations beyond L2 + reloads + output) / (bandwidth * efficiency)
-    power   = flops * joules per flop / watts                               chips that cannot hold their clock
+    power   = flops * joules per flop / (watts - board watts)               chips that cannot hold their clock
     time    = launch + quantise(m k) + min over candidates [ max + exposed (sum - max) + epilogue + split-K reduction ]
 
 `exposed` is the share of the resources' time that does not hide behind the slowest one. Few resources explain the
@@ -34,8 +34,9 @@ from workloads.operators import Gemm
 
 #: A candidate that may not be used costs this much more, in seconds (finite, so that relaxed minima stay finite).
 _FORBIDDEN_S = 1e3
-#: Bytes of one pipeline step along k, per row or column of a tile.
-STEP_BYTES = 128.0
+#: Power of memory, leakage and board under load, which the cores of a capped chip do not get (T4 and P4, 70 and 75 W:
+#: long products are 1.25 times slower than the whole cap allows).
+BOARD_WATTS = 15.0
 
 
 class GemmTerms(NamedTuple):
@@ -193,10 +194,11 @@ def gemm_setting(op: Gemm, chip: Accelerator, c: GemmConstants, peak: Array, wei
     cold = weights * (1.0 - hot) + rows * row_spill + output * out_spill
     reload = _beyond(rows + weights, room, xp)
     flops = 2.0 * batch * m * n * k
-    watts = xp.where(xp.isnan(1.0 * chip.peak_watts), xp.inf, chip.peak_watts)
+    watts = xp.where(xp.isnan(1.0 * chip.peak_watts), xp.inf, xp.maximum(chip.peak_watts - BOARD_WATTS, BOARD_WATTS))
     core_bytes_per_s = chip.cores * chip.clock_hz
     # Divided by the rate per clock first: an infinite one then leaves no NaN in the derivative.
-    quantise = c.quantise_s + 3.0 * batch * m * k / c.quantise_bytes_per_clock / core_bytes_per_s
+    row_clocks = xp.maximum(c.quantise_row_clocks, 3.0 * k / c.quantise_bytes_per_clock)
+    quantise = c.quantise_s + batch * m * row_clocks / core_bytes_per_s
     return _Setting(
         xp=xp,
         m=m,
@@ -235,7 +237,7 @@ def candidate_terms(s: _Setting, t: Candidates, c: GemmConstants, rounding: Roun
     tile_rows = rounding.ceil(s.m / (t.tile_m * t.cluster_m)) * t.cluster_m
     grid = s.batch * tile_rows * rounding.ceil(s.n / t.tile_n)
     tiles = grid * t.split
-    step = STEP_BYTES / s.a_bytes
+    step = c.step_bytes / s.a_bytes
     steps = rounding.ceil(s.k / (t.split * step))
     depth = steps * step
     area = t.tile_m * t.tile_n

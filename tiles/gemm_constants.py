@@ -17,6 +17,8 @@ import numpy as np
 from jax.core import Tracer
 
 from hardware.accelerator import Accelerator, static
+from tiles.candidates import BATCHED_VECTOR, batched_vector_family
+from tiles.gemm_prior import core_bytes_per_clock, mean_values, scaled_values
 from workloads.dtypes import RATE_FORMAT, canonical_dtype
 from workloads.numeric import Array
 from workloads.operators import Gemm
@@ -29,13 +31,15 @@ class GemmConstants:
     set.
 
     launch_s: fixed time of one kernel, start to end. tensor_efficiency: share of peak a full tile reaches.
-    step_clocks: clocks of one 128-byte step of the load pipeline. l2_bytes_per_clock: L2 bandwidth per core.
+    step_clocks: clocks of one step of the load pipeline, `step_bytes` along k (64 where cores copy tiles
+    themselves, 128 where a copy engine does). l2_bytes_per_clock: L2 bandwidth per core.
     dram_efficiency: share of DRAM bandwidth reached. split_s: cost of a split-K reduction (a second kernel).
     store_bytes_per_clock: bytes of output per clock and core that L2 takes from all cores together.
     epilogue_bytes_per_clock: output a core stores per clock when nothing hides it. exposed: share of the other
     resources' time that the slowest one does not hide. resident_share: share of L2 that idle weights may occupy.
     activation_share: share of L2 that holds the activations. balance: 0 whole waves, 1 balanced (see `wave`).
-    quantise_s, quantise_bytes_per_clock: kernels that quantise A first (per core; infinite: none).
+    quantise_s, quantise_bytes_per_clock: kernels that quantise A first (per core; infinite: none), at least
+    quantise_row_clocks per row and core where each row is a thread block.
     operand_bytes_per_clock: operands a core hands to its vector lanes per clock while they wait (infinite: matrix
     units, which read theirs unaided). flop_joules: energy of one operation, against `chip.peak_watts` (0: power never
     limits). log_sigma: standard deviation of ln(measured / predicted). kind: fitted | few-shot | transferred |
@@ -56,6 +60,8 @@ class GemmConstants:
     balance: Array = 0.8
     quantise_s: Array = 0.0
     quantise_bytes_per_clock: Array = float("inf")
+    quantise_row_clocks: Array = 0.0
+    step_bytes: Array = 128.0
     operand_bytes_per_clock: Array = float("inf")
     flop_joules: Array = 0.0
     log_sigma: Array = 0.3
@@ -79,6 +85,13 @@ NEAREST_ARCHITECTURE: dict[str, tuple[str, ...]] = {
     "Turing": ("Volta", "Ampere"),
     "Volta": ("Turing", "Ampere"),
     "Pascal": ("Volta",),
+    "CDNA1": ("CDNA2",),
+    "CDNA2": ("CDNA1", "CDNA3"),
+    "CDNA3": ("CDNA2",),
+}
+#: Architectures whose cores are those of another under a newer name, so that its constants hold as they are.
+SAME_CORES: dict[str, tuple[str, ...]] = {
+    "Blackwell Ultra": ("Blackwell",),
     "CDNA1": ("CDNA2",),
     "CDNA2": ("CDNA1", "CDNA3"),
     "CDNA3": ("CDNA2",),
@@ -120,6 +133,9 @@ NEAREST_FORMAT: dict[str, tuple[str, ...]] = {
 }
 #: Points below which a set is not transferred to a chip it was not fitted on, where a broader one exists.
 LEAST_TRANSFERRED = 5000
+#: Engines that stand in for each other before any other does: both call CUTLASS for scaled GEMMs (SGLang's fp8 on H100 is off
+#: by 26 % with vLLM's constants of another generation, by 52 % with TensorRT-LLM's).
+ENGINE_KIN: dict[str, tuple[str, ...]] = {"sglang": ("vllm",), "vllm": ("sglang",)}
 #: Stacks in the order they are preferred when none is asked for.
 DEFAULT_STACKS = ("trtllm", "vllm", "sglang", "torch", "vidur")
 
@@ -163,33 +179,67 @@ def gemm_constants(
     near.
 
     Order: architecture, then number format, then stack (exact, then the same engine in another version, then
-    `DEFAULT_STACKS`). kind: "fitted" where chip, format and engine are those of the fit; "transferred" where one
-    differs; "datasheet" where nothing is known and the generic set is used. No set is ever extrapolated silently:
-    `source` names what was taken.
+    `DEFAULT_STACKS`). An architecture without a set gets that of the same cores under another name, the pooled one, or
+    the mean of all others scaled to its cores (see `gemm_prior`). kind: "fitted" where chip, format and engine are
+    those of the fit; "transferred" where one differs; "datasheet" where nothing is known and the generic set is used.
+    No set is ever extrapolated silently: `source` names what was taken.
     """
     wanted = gemm_format(op)
     known = shipped_sets() if sets is None else sets
     architecture = constants_architecture(chip)
-    near = NEAREST_ARCHITECTURE.get(architecture, ())
+    near = SAME_CORES.get(architecture, ())
     # A set pooled over generations beats a set of one other generation; another format of the same cores beats both.
     # The pooled set is NVIDIA's: another maker's chip prefers its neighbours.
-    kin = [(arch, wanted) for arch in near] if architecture.startswith("CDNA") else []
-    order = [(architecture, wanted), *kin, ("any", wanted)]
-    order += [(architecture, other) for other in NEAREST_FORMAT.get(wanted, ())]
-    order += [(arch, other) for arch in near for other in (wanted, *NEAREST_FORMAT.get(wanted, ()))]
+    order = [(arch, wanted) for arch in (architecture, *near)] + [("any", wanted)]
+    order += [(arch, label) for arch in (architecture, *near) for label in NEAREST_FORMAT.get(wanted, ())]
     for arch, label in order:
-        found = [entry for entry in known if entry["architecture"] == arch and entry["format"] == label]
-        # A chip's own sets come first, whatever the stack; a narrow set of another chip only where there is no other.
-        own = [entry for entry in found if chip.name in entry["chips"]]
-        found = own or [entry for entry in found if entry["n"] >= LEAST_TRANSFERRED] or found
+        found = _candidates_of(known, arch, label, chip.name)
         if found:
             entry = _nearest_stack(found, stack)
             same = stack is None or _engine(stack) == _engine(entry["stack"])
             exact = chip.name in entry["chips"] and label == wanted and same and arch == architecture
             constants = _constants(entry, entry.get("kind", "fitted") if exact else "transferred")
             scale = energy_scale(architecture) / (1.0 if arch == "any" else energy_scale(arch))
-            return replace(constants, flop_joules=constants.flop_joules * scale)
+            constants = replace(constants, flop_joules=constants.flop_joules * scale)
+            if arch == "any" and constants.candidates == BATCHED_VECTOR:
+                return replace(constants, candidates=batched_vector_family(architecture))
+            return constants
+    for label in (wanted, *NEAREST_FORMAT.get(wanted, ())):
+        others = {entry["architecture"] for entry in known if entry["format"] == label} - {"any"}
+        found = {arch: _candidates_of(known, arch, label, chip.name) for arch in sorted(others)}
+        rate = matrix_rate(chip, op.dtype)
+        if found and rate is not None:
+            chosen = [_nearest_stack(entries, stack) for entries in found.values()]
+            return _mean_of(chosen, architecture, core_bytes_per_clock(chip, op.dtype, rate))
     return GemmConstants()
+
+
+def _candidates_of(known: Sequence[dict[str, Any]], arch: str, label: str, chip: str) -> list[dict[str, Any]]:
+    """Sets of an architecture and format: a chip's own come first, whatever the stack; a narrow set of another chip only
+    where there is no other."""
+    found = [entry for entry in known if entry["architecture"] == arch and entry["format"] == label]
+    own = [entry for entry in found if chip in entry["chips"]]
+    return own or [entry for entry in found if entry["n"] >= LEAST_TRANSFERRED] or found
+
+
+def _mean_of(entries: list[dict[str, Any]], architecture: str, core_bytes: Array) -> GemmConstants:
+    """The mean of sets of several architectures, each scaled to cores of `core_bytes`, with the kernels of the nearest."""
+    near = NEAREST_ARCHITECTURE.get(architecture, ())
+    first = min(entries, key=lambda entry: near.index(entry["architecture"]) if entry["architecture"] in near else 9)
+    scaled = [scaled_values(entry, core_bytes) for entry in entries]
+    step_bytes = first["values"].get("step_bytes", 128.0)
+    for values, entry in zip(scaled, entries):
+        values["step_clocks"] = values["step_clocks"] * step_bytes / values.get("step_bytes", 128.0)
+        values["step_bytes"] = step_bytes
+        values["flop_joules"] = values["flop_joules"] * energy_scale(architecture) / energy_scale(entry["architecture"])
+    names = ", ".join(f"{entry['architecture']} {entry['format']} {entry['stack']}" for entry in entries)
+    return GemmConstants(
+        **mean_values(scaled) | {"step_bytes": step_bytes},
+        log_sigma=max(2.0 * max(entry["log_sigma"] for entry in entries), 0.2 if near else 0.3),
+        candidates=first["candidates"],
+        kind="transferred" if near else "datasheet",
+        source=f"mean of {names}, scaled to the chip's cores",
+    )
 
 
 def constants_from(entry: dict[str, Any], kind: str | None = None) -> GemmConstants:
@@ -234,7 +284,8 @@ def _nearest_stack(found: list[dict[str, Any]], stack: str | None) -> dict[str, 
         # Eager tables name the call last ("torch2.4.1-eager-linear"): the same call of another version comes first.
         for entry in sorted(kin, key=lambda entry: entry["stack"].split("-")[-1] != stack.split("-")[-1]):
             return entry
-    for engine in DEFAULT_STACKS:
+    kindred = ENGINE_KIN.get(_engine(stack), ()) if stack is not None else ()
+    for engine in (*kindred, *DEFAULT_STACKS):
         for entry in found:
             if _engine(entry["stack"]) == engine:
                 return entry

@@ -4,10 +4,13 @@ Grouped GEMM over the active experts of one rank, tile t_m x t_n, r_e rows on ex
 
     blocks = sum_e ceil(r_e / t_m) ceil(n / t_n)         passes = waves over the cores, at least one, idle tail kept
     by `ragged` tensor = passes 2 t_m t_n k / (peak / cores tensor_efficiency)            a partial tile costs a full
-    one port   = passes k (t_m a_bytes + t_n w_bytes) / (port_bytes_per_clock clock)                 operands into one
-    core l2     = blocks k (t_m a_bytes + t_n w_bytes) / (cores l2_bytes_per_clock clock)
+    one port   = passes k (t_m a_bytes + t_n w_bytes) / (port_share feed)                        operands into one core
+    l2     = blocks k (t_m a_bytes + t_n w_bytes) / (cores l2_share feed)
     dram   = ((1 - resident) active n k w_bytes + rows (k a_bytes + n o_bytes)) / (bandwidth dram_efficiency)
     T      = min over tiles of pnorm4(tensor, port, l2, dram) + passes tile_latency
+
+`feed` = peak / cores a_bytes: operands one core could consume per second. What feeds a core grows with it (see
+`gemm_prior`), so that shares, unlike rates, hold from one architecture to the next.
 
 Layer = fixed launches + per-expert bookkeeping + both GEMMs + permute, activation and unpermute traffic at
 `side_efficiency` of DRAM speed (above one where they are fused away). `resident`: weights that a replay finds in L2,
@@ -44,7 +47,7 @@ class MoeConstants(NamedTuple):
 
     `fixed_s`: launches and routing of one layer; `expert_s`: bookkeeping per local expert; `pair_s`: sort per (token,
     expert) pair; `tensor_efficiency` of the dense peak; `dram_efficiency`; `side_efficiency`: DRAM speed share of
-    permute, activation and unpermute; `port_bytes_per_clock`, `l2_bytes_per_clock` per core; `tile_latency_s` per pass;
+    permute, activation and unpermute; `port_share`, `l2_share` of the operands a core could consume; `tile_latency_s` per pass;
     `residency`: share of L2 that keeps weights between calls; `ragged`: share of the idle tail of the last pass that is
     really lost; `fixed_tiles`: 1 for an untuned Triton kernel, 0 for the best of all tiles.
     """
@@ -54,8 +57,8 @@ class MoeConstants(NamedTuple):
     tensor_efficiency: Array = 0.7
     dram_efficiency: Array = 0.85
     side_efficiency: Array = 0.8
-    port_bytes_per_clock: Array = 64.0
-    l2_bytes_per_clock: Array = 48.0
+    port_share: Array = 0.008
+    l2_share: Array = 0.006
     tile_latency_s: Array = 1.5e-6
     residency: Array = 0.3
     ragged: Array = 0.5
@@ -163,14 +166,15 @@ def grouped_gemm_terms(
     # Candidates are the last axis from here on.
     index, t_m, t_n = (np.array(column) for column in zip(*((i, TILE_M[i], t_n) for i, t_n in TILES)))
     n, k, dram_c = (xp.asarray(x)[..., None] for x in (n, k, dram))
-    chip_c, c_c = jax.tree_util.tree_map(lambda x: xp.asarray(x)[..., None], (_rates(chip, peak), c))
+    chip_c, c_c = jax.tree_util.tree_map(lambda x: xp.asarray(x)[..., None], (_Rates(chip.cores, peak), c))
     blocks = load.tiles[..., index] * rounding.ceil(n / t_n)
     x = blocks / chip_c.cores
     passes = rounding.maximum(1.0, x + c_c.ragged * (rounding.ceil(x) - x))
     operand = k * (t_m * a_bytes + t_n * w_bytes)
     tensor = passes * 2.0 * t_m * t_n * k / (chip_c.peak / chip_c.cores * c_c.tensor_efficiency)
-    port = passes * operand / (c_c.port_bytes_per_clock * chip_c.clock_hz)
-    l2 = blocks * operand / (chip_c.cores * c_c.l2_bytes_per_clock * chip_c.clock_hz)
+    feed = chip_c.peak / chip_c.cores * a_bytes
+    port = passes * operand / (c_c.port_share * feed)
+    l2 = blocks * operand / (chip_c.cores * c_c.l2_share * feed)
     top = xp.maximum(xp.maximum(tensor, port), xp.maximum(l2, dram_c))
     norm = (tensor / top) ** NORM + (port / top) ** NORM + (l2 / top) ** NORM + (dram_c / top) ** NORM
     total = top * norm ** (1.0 / NORM) + passes * c_c.tile_latency_s
@@ -267,12 +271,7 @@ def moe_time(
 
 class _Rates(NamedTuple):
     cores: Array
-    clock_hz: Array
     peak: Array
-
-
-def _rates(chip: Accelerator, peak: Array) -> _Rates:
-    return _Rates(chip.cores, chip.clock_hz, peak)
 
 
 def _offered(t_m: Array, t_n: Array, tokens: Array, local_experts: Array, c: MoeConstants) -> Array:

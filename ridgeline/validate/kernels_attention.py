@@ -24,7 +24,7 @@ SPLITS = ("none", "shapes", "gpu", "few-shot")
 #: Rows per phase and stack that a few-shot calibration may see.
 SHOTS = 32
 #: Rows per phase of each refit.
-REFIT_SAMPLE = 1500
+REFIT_SAMPLE = 1000
 
 
 def attention_scores(folder: Path, *, split: str) -> tuple[Frame, list[str]]:

@@ -11,9 +11,10 @@ import numpy as np
 import pandas as pd
 
 from hardware.accelerator import Accelerator
-from profiles.gemm_calibration import as_set, fit_groups
+from profiles.gemm_calibration import as_set, fit_groups, fit_pooled, poolable
 from profiles.gemm_fit import MEASURED_FORMATS, few_shot, operators, points, recipe_of, rotated
 from profiles.memory_bound_fit import device
+from ridgeline.validate.report import track
 from ridgeline.validate.tables import NUMBER, TEXT, find_table, measured_or_nan, read_table
 from tiles.gemm_constants import GemmConstants, constants_architecture, gemm_constants, matrix_rate
 from tiles.gemm_sweep import gemm_seconds
@@ -29,7 +30,7 @@ COLUMNS = {name: TEXT for name in ("source", "gpu", "dtype", "op", "sw_version")
 #: Rows per compiled call.
 CHUNK = 32768
 #: Points a refit inside a split uses per group, so that a split takes minutes.
-SPLIT_POINTS = 1500
+SPLIT_POINTS = 1000
 #: Points a new chip is calibrated from in the few-shot split.
 SHOTS = 32
 
@@ -152,14 +153,23 @@ def _parts(frame: Frame, split: str) -> Iterator[tuple[Frame, Any, Any]]:
         return
     own = frame["gpu"].map({gpu: device(gpu) for gpu in frame["gpu"].unique()})
     chip, architecture = own.map(lambda c: c.name), own.map(constants_architecture)
-    # Each group is fitted once; leaving a chip or an architecture out is choosing among the others' sets.
-    by_chip = {name: _fitted(usable[chip[usable.index] == name], pooled=False) for name in sorted(chip.unique())}
+    # Each group is fitted once; leaving a chip or an architecture out is choosing among the others' sets. Pooled sets are
+    # refitted for every set of chips that speaks for the others.
+    parts = [usable[chip[usable.index] == name] for name in sorted(chip.unique())]
+    by_chip = {
+        str(chip[part.index[0]]): _fitted(part) for part in track(parts, "refitting every chip alone") if len(part)
+    }
     key = chip if split == "gpu" else architecture
-    for name in sorted(key.unique()):
-        rest = key[usable.index] != name
-        others = [entry for other, sets in by_chip.items() if other not in set(chip[key == name]) for entry in sets]
-        eager = usable[rest & usable["sw_version"].str.startswith("torch")]
-        pooled = [entry for entry in _fitted(eager) if entry["architecture"] == "any"] if len(eager) else []
+    eager = usable[usable["sw_version"].str.startswith("torch")]
+    pools: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for name in track(sorted(key.unique()), "leaving one out at a time"):
+        own_chips = set(chip[key == name])
+        others = [entry for other, sets in by_chip.items() if other not in own_chips for entry in sets]
+        pool = eager[~chip[eager.index].isin(own_chips)]
+        speakers = tuple(sorted(gpu for gpu in pool["gpu"].unique() if _speaks(gpu)))
+        if speakers not in pools:
+            pools[speakers] = [as_set(r, date="split") for r in fit_pooled(pool, most_points=SPLIT_POINTS)]
+        pooled = pools[speakers]
         rows = frame[key == name]
         if split != "few-shot":
             yield rows, others + pooled, None
@@ -169,5 +179,10 @@ def _parts(frame: Frame, split: str) -> Iterator[tuple[Frame, Any, Any]]:
         yield rows.drop(shots.index), others + pooled, shots
 
 
-def _fitted(rows: Frame, *, pooled: bool = True) -> list[dict[str, Any]]:
-    return [as_set(result, date="split") for result in fit_groups(rows, most_points=SPLIT_POINTS, pooled=pooled)]
+def _speaks(gpu: str) -> bool:
+    """Whether the chip is in any pooled set of eager FP32 products."""
+    return any(poolable(device(gpu), "fp32", f"torch-eager-{kind}") for kind in ("bmm", "linear"))
+
+
+def _fitted(rows: Frame) -> list[dict[str, Any]]:
+    return [as_set(result, date="split") for result in fit_groups(rows, most_points=SPLIT_POINTS, pooled=False)]

@@ -20,7 +20,7 @@ COLUMNS = {name: TEXT for name in ("gpu", "dtype", "distribution", "kernel_sourc
     name: NUMBER for name in (*SHAPE, "num_tokens", "moe_tp_size", "moe_ep_size", "latency_us")
 }
 #: Rows per (chip, kernel, stack) that a refit inside a split uses.
-SPLIT_ROWS = 400
+SPLIT_ROWS = 200
 #: Folds of model shapes.
 FOLDS = 4
 

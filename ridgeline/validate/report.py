@@ -147,18 +147,41 @@ def _cell(name: str, value: float) -> str:
     return f"{100 * value:.1f} %"
 
 
+#: Set in worker processes, whose bars would overwrite each other.
+_QUIET = False
+
+
+def no_bars() -> None:
+    """Show no progress bars in this process from now on."""
+    global _QUIET
+    _QUIET = True
+
+
 def track(
-    items: Iterable[Item], description: str, console: Console | None = None, delay_s: float = 2.0
+    items: Iterable[Item],
+    description: str,
+    console: Console | None = None,
+    delay_s: float = 2.0,
+    *,
+    total: int | None = None,
 ) -> Iterator[Item]:
-    """Yield `items`; once more than `delay_s` seconds have passed, show a progress bar on standard error."""
-    items = list(items)
+    """Yield `items`; once more than `delay_s` seconds have passed, show a progress bar on standard error.
+
+    `total`: how many there are, for items that are only made when asked for.
+    """
+    if total is None:
+        items = list(items)
+        total = len(items)
+    if _QUIET:
+        yield from items
+        return
     start, progress, task = time.monotonic(), None, None
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     try:
         for done, item in enumerate(items):
             if progress is None and time.monotonic() - start > delay_s:
                 progress = Progress(*columns, console=console or Console(stderr=True), transient=True)
-                task = progress.add_task(description, total=len(items), completed=done)
+                task = progress.add_task(description, total=total, completed=done)
                 progress.start()
             elif progress is not None and task is not None:
                 progress.update(task, completed=done)

@@ -175,3 +175,14 @@ def test_caches_of_the_cores_keep_rows_in_flight():
     unified, apart = COLD._replace(passes=3.0), COLD._replace(passes=3.0, core_cache=0.0)
     near, far = (memory_bound_terms(operator, volta, c).reread_share for c in (unified, apart))
     assert float(near) < float(far)
+
+
+def test_light_kernels_run_at_the_highest_clock():
+    constants = {
+        name: memory_bound_constants("binary", hardware.load(name), "vidur")[0] for name in ("h100_sxm", "l40s")
+    }
+    assert (constants["h100_sxm"].boost, constants["l40s"].boost) == (1.08, 1.0)
+    slow = constants["h100_sxm"]._replace(elements_per_clock=0.5, launch_s=0.0)
+    chip, op = hardware.load("h100_sxm"), Elementwise(elements=1e7, inputs=2, dtype="bf16")
+    rated, boosted = (memory_bound_time(op, chip, slow._replace(boost=b)).total_s for b in (1.0, 1.08))
+    assert float(rated / boosted) == pytest.approx(1.08, rel=0.02)

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from profiles.data_folder import data_folder
+from ridgeline.validate.kernels import validate as validate_kernels
 from ridgeline.validate.kernels_conv2d import conv2d_points
 from ridgeline.validate.kernels_e2e import MODELS, e2e_points, eager_operators
 from ridgeline.validate.kernels_memory_bound import memory_bound_points
@@ -94,3 +95,16 @@ def test_whole_models_on_the_data(kernels):
     assert result.answered == 37
     assert "24 of 61" in messages[-1]
     assert result.mape < 0.2
+
+
+def test_a_split_refits_its_parts_side_by_side_and_scores_what_it_left_out(tmp_path):
+    grid = [(rows, cols) for rows in (64, 256, 1024, 4096) for cols in (1024, 2048, 4096, 8192)]
+    rows = {"gpu": "h100_sxm", "dtype": "fp8", "op": "scale_matrix", "model": "-", "sw_version": "trtllm-1"}
+    table = pd.DataFrame([rows | {"rows": m, "cols": k, "latency_us": 2.0 + 3.0 * m * k / 3e6} for m, k in grid])
+    table.to_csv(tmp_path / "elementwise_norm_softmax.csv", index=False)
+    found = validate_kernels(tmp_path, split="shapes")
+    assert 0 < len(found.points) < len(grid)
+    assert set(found.points["calibration"]) == {"fitted"}
+    assert np.isfinite(found.points["predicted"]).all()
+    assert any(message.startswith("memory-bound: ") and message.endswith(" s") for message in found.messages)
+    assert "whole models: has no split 'shapes'; not scored" in found.messages
