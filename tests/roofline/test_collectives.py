@@ -212,9 +212,15 @@ def test_every_link_of_a_sweep_keeps_its_own_class():
     link = Link(name="link", bandwidth_bytes_per_s=bandwidths, latency_s=1e-6)
     whole = library_time("all_reduce", 8e6, 8.0, link, platform="unheard of").total_s
     traced = jax.jit(
-        lambda b: library_time(
-            "all_reduce", 8e6, 8.0, Link(name="link", bandwidth_bytes_per_s=b, latency_s=1e-6), platform="unheard of"
-        ).total_s
+        lambda b: (
+            library_time(
+                "all_reduce",
+                8e6,
+                8.0,
+                Link(name="link", bandwidth_bytes_per_s=b, latency_s=1e-6),
+                platform="unheard of",
+            ).total_s
+        )
     )(bandwidths)
     for i, bandwidth in enumerate(bandwidths):
         alone = Link(name="link", bandwidth_bytes_per_s=float(bandwidth), latency_s=1e-6)
