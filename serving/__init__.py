@@ -1,4 +1,4 @@
-"""LLM serving: phase laws (time of an engine iteration), engines, request traces and the iteration-level replay.
+"""LLM serving: phase laws (time of an engine iteration), engines, request traces, the fluid model and the replay.
 
 Lives here: what happens to requests over time. Not here: how long a kernel takes (tiles, dataflow, profiles) and how
 kernels make a phase (composition).
@@ -9,20 +9,28 @@ from serving.closed_loop import closed_loop
 from serving.engine import Engine, Overheads
 from serving.engines import KnownEngine, engine_of, engines, load_engine
 from serving.kv_capacity import kv_capacity_tokens
+from serving.lengths import Lengths
+from serving.limits import Limits
 from serving.measured_law import Ranks, measured_law
 from serving.phase_law import PhaseLaw, Tables, iteration_time
 from serving.replay import Deployment, Served, replay
 from serving.requests import Requests, read_requests
+from serving.steady_result import Bound, SteadyState
+from serving.steady_state import steady_state
 
 __all__ = [
+    "Bound",
     "Deployment",
     "Engine",
     "KnownEngine",
+    "Lengths",
+    "Limits",
     "Overheads",
     "PhaseLaw",
     "Ranks",
     "Requests",
     "Served",
+    "SteadyState",
     "Tables",
     "closed_form_law",
     "closed_loop",
@@ -34,4 +42,5 @@ __all__ = [
     "measured_law",
     "read_requests",
     "replay",
+    "steady_state",
 ]

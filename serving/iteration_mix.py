@@ -1,0 +1,255 @@
+"""What a resident of an engine sees of the others: the iterations that carry prompts, and how long its tokens take.
+
+M others are resident. A request spends m iterations on its prompt (chunks of at most B = C - n tokens) and S on decoding, so
+an other is found with its prompt at a time with probability q = m / (S + m), and then brings P / m tokens to the
+iteration. The share of iterations without any prompt is
+
+    z = (1 - q)^M  where the number of residents is fixed (closed loop, saturation),     z = exp(-q M)  where it is Poisson.
+
+    mixed:          TPOT = z tau(0, n_0) + (1 - z) E tau(p, n_1)                          p prompt tokens given there are some
+    prefill first:  TPOT = tau(0, n_0) + v E tau(p, 0)                                    v prompt iterations per decode one
+    stay  = S TPOT + own,      own = (m - 1) tau(B, n) + E tau(rest of the prompt + others', n)
+
+The law is convex around the knee where prompt tokens fill the matrix units and concave in small batches of experts, so
+that its mean is not its value at the mean: p and (open loop) n are taken at the two points that have their mean,
+variance and skewness (Gauss points of a gamma and of a negative binomial variable).
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from roofline.relax import smooth
+from serving.limits import Case, iteration, slowest
+from workloads.numeric import Array, namespace
+
+#: Chunks of a prompt: a ceil whose steps take this part of a chunk (the budget fluctuates with the decoding sequences).
+CHUNKS = smooth(0.1)
+#: The budget left for prompts never falls below this share in a formula; saturation is reached before.
+LEAST_BUDGET = 0.02
+
+
+class Feedback(NamedTuple):
+    """In an open loop a long iteration meets more arrivals: `gain` rho = r P dT/dp of them per arrival, `prompt_s` =
+    P dT/dp seconds. The number of prompts per iteration then has the dispersion D = 1 + rho^2 / (1 - rho^2) E[P^2] / P^2,
+    and stays correlated with the sequences that came shortly before: they see iterations longer by
+    prompt_s D rho / (1 - rho) / S on the mean."""
+
+    gain: Array = 0.0
+    prompt_s: Array = 0.0
+
+    def dispersion(self, case: Case) -> Array:
+        """Variance over mean of the prompts per iteration."""
+        square = self.gain * self.gain
+        return 1.0 + square / (1.0 - square) * case.moments.prompt_square / case.moments.prompt**2
+
+    def extra_s(self, case: Case) -> Array:
+        """What decoding sequences see beyond the mean iteration."""
+        lag = self.gain / (1.0 - self.gain)
+        return self.prompt_s * self.dispersion(case) * lag / (case.moments.steps + 1.0)
+
+
+NO_FEEDBACK = Feedback()
+
+
+class Mix(NamedTuple):
+    """Arrays [...]: mean seconds per output token, of the own prompt once admitted, and of the whole stay; mean and
+    mean square of an iteration; iterations of the own prompt; share of iterations with prompts and their mean prompt
+    tokens; budget for prompts; others with prompts and decoding ones; seconds of an iteration that is full of prompts."""
+
+    tpot_s: Array
+    own_s: Array
+    stay_s: Array
+    iteration_s: Array
+    iteration_square: Array
+    chunks: Array
+    share: Array
+    chunk_tokens: Array
+    budget: Array
+    prefilling: Array
+    decoding: Array
+    full_s: Array
+
+
+def two_points(mean: Array, variance: Array, shift: Array, most: Array) -> tuple[Array, Array, Array]:
+    """(lower, upper, share of the upper) of a two-point variable with `mean` and `variance`; `shift` = third central
+    moment / (2 variance) places them; the upper at most `most`, the lower at least 0."""
+    xp = namespace(mean, variance, shift, most)
+    variance = xp.maximum(xp.minimum(variance, mean * (most - mean)), 1e-12 * (mean * mean) + 1e-18)
+    # two points of mean and variance: (upper - mean) (mean - lower) = variance
+    gap = xp.maximum(xp.minimum(shift + xp.sqrt(shift * shift + variance), most - mean), 1e-9)
+    drop = xp.minimum(variance / gap, mean)
+    return mean - drop, mean + gap, drop / (gap + drop)
+
+
+def present_points(mean: Array, dispersion: Array) -> tuple[Array, Array, Array]:
+    """Two points of the number of others present: negative binomial with variance `dispersion` x mean (Poisson at 1)."""
+    return two_points(mean, dispersion * mean, dispersion - 0.5, mean + 1e9)
+
+
+def length_points(case: Case) -> tuple[Array, Array, Array]:
+    """Two points of a prompt's computed tokens over requests: a gamma variable."""
+    m = case.moments
+    xp = namespace(case)
+    variance = xp.maximum(m.prompt_square - m.prompt**2, 0.0)
+    return two_points(m.prompt, variance, variance / m.prompt, 1e12 + 0.0 * m.prompt)
+
+
+def mixed(
+    case: Case,
+    others: Array,
+    *,
+    closed: bool,
+    chunked: bool = True,
+    dispersion: Array = 1.0,
+    feedback: Feedback = NO_FEEDBACK,
+    gate: Array | None = None,
+    ranks: int = 1,
+) -> Mix:
+    """Decoding sequences and prompts share iterations. `gate`: others' prompts in the own iteration where that is known
+    (arrivals of a time, not of an iteration)."""
+    _, limits, m = case
+    xp = namespace(case, others, dispersion, gate)
+    steps, prompt = m.steps, m.prompt
+    low, high, upper = length_points(case)
+    budget = xp.maximum(
+        limits.max_batched_tokens - others * steps / (steps + 1.0), LEAST_BUDGET * limits.max_batched_tokens
+    )
+    pieces = [CHUNKS.ceil(xp.maximum(p / budget, 1.0)) if chunked else 1.0 + 0.0 * budget for p in (low, high)]
+    chunks = (1.0 - upper) * pieces[0] + upper * pieces[1]
+    q = chunks / (steps + chunks)
+    prefilling = others * q
+    spread = feedback.dispersion(case)
+    rarer = xp.log1p(-xp.minimum(q, 1.0 - 1e-9)) if closed else -q * _log_over(xp, spread)
+    none = xp.exp(others * rarer)
+    share = 1.0 - none
+    group = prefilling / xp.maximum(share, 1e-9)
+    per_piece = prompt / chunks
+    mean = xp.minimum(group * per_piece, budget)
+    square = (spread * prefilling * m.prompt_square / chunks**2 + (per_piece * prefilling) ** 2) / xp.maximum(
+        share, 1e-9
+    )
+    variance = xp.maximum(square - mean * mean, 0.0)
+    few, many, more = two_points(mean, variance, variance / xp.maximum(mean, 1e-9), budget)
+    sampled = group / chunks
+    if closed:
+        rows = [(0.0, 1.0 + others, 0.0, none), (few, 1.0 + others - group, sampled, share * (1.0 - more)),
+                (many, 1.0 + others - group, sampled, share * more)]  # fmt: skip
+        seen = others - prefilling
+    else:
+        seen = others - prefilling
+        down, up, risen = present_points(seen, dispersion)
+        rows = [
+            (p, 1.0 + n, s, a * b)
+            for p, s, a in ((0.0, 0.0, none), (few, sampled, share * (1.0 - more)), (many, sampled, share * more))
+            for n, b in ((down, 1.0 - risen), (up, risen))
+        ]
+    count = len(rows)
+    beside: Array = prefilling if gate is None else gate
+    rows += [
+        (
+            xp.minimum(p - (k - 1.0) * budget + beside * per_piece, budget) if chunked else p + beside * prompt,
+            seen,
+            1.0 + beside,
+            w,
+        )
+        for p, k, w in ((low, pieces[0], 1.0 - upper), (high, pieces[1], upper))
+    ]
+    rows.append((budget, seen, 0.0, 0.0 * budget))
+    p, n, s, w = _columns(xp, rows)
+    everyone = ranks * (seen + 1.0 + prefilling * per_piece)
+    seconds = iteration(case, p, n, n + s, everyone if ranks > 1 else None)
+    shares = w[:count]
+    tpot = slowest(seconds[:count], shares, ranks) if ranks > 1 else xp.sum(seconds[:count] * shares, axis=0)
+    square = xp.sum(seconds[:count] ** 2 * shares, axis=0)
+    mean_s, tpot = tpot, tpot + feedback.extra_s(case)
+    full = seconds[-1]
+    own = sum(w[count + i] * (seconds[count + i] + (pieces[i] - 1.0) * full) for i in (0, 1))
+    square = xp.maximum(square, mean_s * mean_s)
+    return Mix(
+        tpot, own, steps * tpot + own, mean_s, square, chunks, share, mean, budget, prefilling, seen, full
+    )  # fmt: skip
+
+
+def prefill_first(
+    case: Case,
+    others: Array,
+    *,
+    closed: bool,
+    chunked: bool = True,
+    dispersion: Array = 1.0,
+    feedback: Feedback = NO_FEEDBACK,
+    gate: Array | None = None,
+    ranks: int = 1,
+) -> Mix:
+    """Iterations of whole prompts come before decoding ones; decoding waits for them."""
+    _, limits, m = case
+    xp = namespace(case, others, dispersion, gate)
+    steps, prompt = m.steps, m.prompt
+    low, high, upper = length_points(case)
+    # Whole prompts leave half of the next one's tokens unused; a prompt beyond the budget runs alone.
+    budget = xp.maximum(limits.max_batched_tokens - 0.5 * m.prompt_square / prompt, prompt)
+    q = 1.0 / xp.maximum(steps, 1.0) if closed else 1.0 / (steps + 1.0)
+    arriving = others * q
+    spread = feedback.dispersion(case)
+    seen = others if closed else others - arriving
+    if closed:
+        rows = [(0.0, 1.0 + seen, 0.0, 1.0)]
+    else:
+        down, up, risen = present_points(seen, dispersion)
+        rows = [(0.0, 1.0 + down, 0.0, 1.0 - risen), (0.0, 1.0 + up, 0.0, risen)]
+    count = len(rows)
+    rows.append((prompt, 0.0, 1.0, 0.0))
+    first = _times(case, rows, ranks)
+    alone = xp.sum(first[0][:count] * first[1][:count], axis=0)
+    one = first[0][-1]
+    if closed:
+        passes = -xp.expm1(arriving * 0.0 + others * xp.log1p(-xp.minimum(q, 1.0 - 1e-9)))
+    else:
+        during = arriving * alone / (alone + arriving * one)
+        passes = -xp.expm1(-during * _log_over(xp, spread)) * xp.exp(arriving - during)
+    passes = xp.maximum(xp.minimum(passes, arriving), arriving * prompt / budget)
+    safe = xp.maximum(passes, 1e-9)
+    mean = arriving * prompt / safe
+    square = (spread * arriving * m.prompt_square + (arriving * prompt) ** 2) / safe
+    variance = xp.maximum(square - mean * mean, 0.0)
+    few, many, more = two_points(
+        mean, variance, variance / xp.maximum(mean, 1e-9), xp.maximum(budget, mean * (1.0 + 1e-9))
+    )
+    group = arriving / safe
+    beside: Array = xp.minimum(arriving, group) if gate is None else gate
+    rows = [(few, 0.0, group, 1.0 - more), (many, 0.0, group, more)]
+    top = xp.maximum(budget, high)
+    rows += [
+        (xp.minimum(p + beside * prompt, top), 0.0, 1.0 + beside, w) for p, w in ((low, 1.0 - upper), (high, upper))
+    ]
+    rows.append((budget, 0.0, budget / prompt, 0.0 * budget))
+    seconds, w = _times(case, rows, ranks)
+    batch = xp.sum(seconds[:2] * w[:2], axis=0)
+    own = xp.sum(seconds[2:4] * w[2:4], axis=0)
+    cycle = alone + passes * batch
+    tpot = cycle + feedback.extra_s(case)
+    count = 1.0 + passes
+    squares = (alone * alone + passes * xp.sum(seconds[:2] ** 2 * w[:2], axis=0)) / count
+    return Mix(
+        tpot, own, steps * tpot + own, cycle / count, xp.maximum(squares, (cycle / count) ** 2), 1.0 + 0.0 * passes,
+        passes / count, mean, budget, arriving, seen, seconds[-1],
+    )  # fmt: skip
+
+
+def _times(case: Case, rows: list, ranks: int) -> tuple[Array, Array]:
+    xp = namespace(case, rows)
+    p, n, s, w = _columns(xp, rows)
+    return iteration(case, p, n, n + s, ranks * (p + n) if ranks > 1 else None), w
+
+
+def _columns(xp, rows: list) -> list:
+    """Rows (prompt tokens, decoding sequences, prompts sampled, share) as arrays [rows, ...] of one shape."""
+    shape = np.broadcast_shapes(*(np.shape(x) for row in rows for x in row))
+    return [xp.stack([xp.broadcast_to(xp.asarray(x) * 1.0, shape) for x in column]) for column in zip(*rows)]
+
+
+def _log_over(xp, dispersion: Array) -> Array:
+    """ln D / (D - 1), 1 at D = 1: how much likelier an overdispersed (negative binomial) count is to be 0."""
+    beyond = xp.maximum(dispersion - 1.0, 1e-9)
+    return xp.log1p(beyond) / beyond
