@@ -7,7 +7,6 @@ iteration. The share of iterations without any prompt is
     z = (1 - q)^M  where the number of residents is fixed (closed loop, saturation),     z = exp(-q M)  where it is Poisson.
 
     mixed:          TPOT = z tau(0, n_0) + (1 - z) E tau(p, n_1)                          p prompt tokens given there are some
-    prefill first:  TPOT = tau(0, n_0) + v E tau(p, 0)                                    v prompt iterations per decode one
     stay  = S TPOT + own,      own = (m - 1) tau(B, n) + E tau(rest of the prompt + others', n)
 
 The law is convex around the knee where prompt tokens fill the matrix units and concave in small batches of experts, so
@@ -103,13 +102,11 @@ def mixed(
     chunked: bool = True,
     dispersion: Array = 1.0,
     feedback: Feedback = NO_FEEDBACK,
-    gate: Array | None = None,
     ranks: int = 1,
 ) -> Mix:
-    """Decoding sequences and prompts share iterations. `gate`: others' prompts in the own iteration where that is known
-    (arrivals of a time, not of an iteration)."""
+    """Decoding sequences and prompts share iterations."""
     _, limits, m = case
-    xp = namespace(case, others, dispersion, gate)
+    xp = namespace(case, others, dispersion)
     steps, prompt = m.steps, m.prompt
     low, high, upper = length_points(case)
     budget = xp.maximum(
@@ -120,7 +117,7 @@ def mixed(
     q = chunks / (steps + chunks)
     prefilling = others * q
     spread = feedback.dispersion(case)
-    rarer = xp.log1p(-xp.minimum(q, 1.0 - 1e-9)) if closed else -q * _log_over(xp, spread)
+    rarer = xp.log1p(-xp.minimum(q, 1.0 - 1e-9)) if closed else -q * log_over(xp, spread)
     none = xp.exp(others * rarer)
     share = 1.0 - none
     group = prefilling / xp.maximum(share, 1e-9)
@@ -145,18 +142,10 @@ def mixed(
             for n, b in ((down, 1.0 - risen), (up, risen))
         ]
     count = len(rows)
-    beside: Array = prefilling if gate is None else gate
-    rows += [
-        (
-            xp.minimum(p - (k - 1.0) * budget + beside * per_piece, budget) if chunked else p + beside * prompt,
-            seen,
-            1.0 + beside,
-            w,
-        )
-        for p, k, w in ((low, pieces[0], 1.0 - upper), (high, pieces[1], upper))
-    ]
+    parts = ((low, pieces[0], 1.0 - upper), (high, pieces[1], upper))
+    rows += [(last_piece(case, p, k, prefilling, budget, chunked), seen, 1.0 + prefilling, w) for p, k, w in parts]
     rows.append((budget, seen, 0.0, 0.0 * budget))
-    p, n, s, w = _columns(xp, rows)
+    p, n, s, w = columns(xp, rows)
     everyone = ranks * (seen + 1.0 + prefilling * per_piece)
     seconds = iteration(case, p, n, n + s, everyone if ranks > 1 else None)
     shares = w[:count]
@@ -171,85 +160,21 @@ def mixed(
     )  # fmt: skip
 
 
-def prefill_first(
-    case: Case,
-    others: Array,
-    *,
-    closed: bool,
-    chunked: bool = True,
-    dispersion: Array = 1.0,
-    feedback: Feedback = NO_FEEDBACK,
-    gate: Array | None = None,
-    ranks: int = 1,
-) -> Mix:
-    """Iterations of whole prompts come before decoding ones; decoding waits for them."""
-    _, limits, m = case
-    xp = namespace(case, others, dispersion, gate)
-    steps, prompt = m.steps, m.prompt
-    low, high, upper = length_points(case)
-    # Whole prompts leave half of the next one's tokens unused; a prompt beyond the budget runs alone.
-    budget = xp.maximum(limits.max_batched_tokens - 0.5 * m.prompt_square / prompt, prompt)
-    q = 1.0 / xp.maximum(steps, 1.0) if closed else 1.0 / (steps + 1.0)
-    arriving = others * q
-    spread = feedback.dispersion(case)
-    seen = others if closed else others - arriving
-    if closed:
-        rows = [(0.0, 1.0 + seen, 0.0, 1.0)]
-    else:
-        down, up, risen = present_points(seen, dispersion)
-        rows = [(0.0, 1.0 + down, 0.0, 1.0 - risen), (0.0, 1.0 + up, 0.0, risen)]
-    count = len(rows)
-    rows.append((prompt, 0.0, 1.0, 0.0))
-    first = _times(case, rows, ranks)
-    alone = xp.sum(first[0][:count] * first[1][:count], axis=0)
-    one = first[0][-1]
-    if closed:
-        passes = -xp.expm1(arriving * 0.0 + others * xp.log1p(-xp.minimum(q, 1.0 - 1e-9)))
-    else:
-        during = arriving * alone / (alone + arriving * one)
-        passes = -xp.expm1(-during * _log_over(xp, spread)) * xp.exp(arriving - during)
-    passes = xp.maximum(xp.minimum(passes, arriving), arriving * prompt / budget)
-    safe = xp.maximum(passes, 1e-9)
-    mean = arriving * prompt / safe
-    square = (spread * arriving * m.prompt_square + (arriving * prompt) ** 2) / safe
-    variance = xp.maximum(square - mean * mean, 0.0)
-    few, many, more = two_points(
-        mean, variance, variance / xp.maximum(mean, 1e-9), xp.maximum(budget, mean * (1.0 + 1e-9))
-    )
-    group = arriving / safe
-    beside: Array = xp.minimum(arriving, group) if gate is None else gate
-    rows = [(few, 0.0, group, 1.0 - more), (many, 0.0, group, more)]
-    top = xp.maximum(budget, high)
-    rows += [
-        (xp.minimum(p + beside * prompt, top), 0.0, 1.0 + beside, w) for p, w in ((low, 1.0 - upper), (high, upper))
-    ]
-    rows.append((budget, 0.0, budget / prompt, 0.0 * budget))
-    seconds, w = _times(case, rows, ranks)
-    batch = xp.sum(seconds[:2] * w[:2], axis=0)
-    own = xp.sum(seconds[2:4] * w[2:4], axis=0)
-    cycle = alone + passes * batch
-    tpot = cycle + feedback.extra_s(case)
-    count = 1.0 + passes
-    squares = (alone * alone + passes * xp.sum(seconds[:2] ** 2 * w[:2], axis=0)) / count
-    return Mix(
-        tpot, own, steps * tpot + own, cycle / count, xp.maximum(squares, (cycle / count) ** 2), 1.0 + 0.0 * passes,
-        passes / count, mean, budget, arriving, seen, seconds[-1],
-    )  # fmt: skip
+def last_piece(case: Case, prompt: Array, pieces: Array, beside: Array, budget: Array, chunked: bool) -> Array:
+    """Prompt tokens of the iteration that ends a prompt of so many `pieces`, with `beside` others' prompts in it."""
+    xp = namespace(case, prompt, pieces, beside, budget)
+    if not chunked:
+        return prompt + beside * case.moments.prompt
+    return xp.minimum(prompt - (pieces - 1.0) * budget + beside * case.moments.prompt / pieces, budget)
 
 
-def _times(case: Case, rows: list, ranks: int) -> tuple[Array, Array]:
-    xp = namespace(case, rows)
-    p, n, s, w = _columns(xp, rows)
-    return iteration(case, p, n, n + s, ranks * (p + n) if ranks > 1 else None), w
-
-
-def _columns(xp, rows: list) -> list:
+def columns(xp, rows: list) -> list:
     """Rows (prompt tokens, decoding sequences, prompts sampled, share) as arrays [rows, ...] of one shape."""
     shape = np.broadcast_shapes(*(np.shape(x) for row in rows for x in row))
     return [xp.stack([xp.broadcast_to(xp.asarray(x) * 1.0, shape) for x in column]) for column in zip(*rows)]
 
 
-def _log_over(xp, dispersion: Array) -> Array:
+def log_over(xp, dispersion: Array) -> Array:
     """ln D / (D - 1), 1 at D = 1: how much likelier an overdispersed (negative binomial) count is to be 0."""
     beyond = xp.maximum(dispersion - 1.0, 1e-9)
     return xp.log1p(beyond) / beyond

@@ -10,7 +10,7 @@ decoding sequence is
 """
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -26,12 +26,14 @@ CLASSES = 32
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Lengths:
-    """Arrays [..., classes] in tokens, leading axes over configurations; `share` sums to 1 over the classes."""
+    """Arrays [..., classes] in tokens, leading axes over configurations; `share` sums to 1 over the classes.
+    `tokens_per_step`: output tokens of one decode step, 1 but for speculative decoding [...]."""
 
     share: Array
     input_tokens: Array
     output_tokens: Array
     cached_tokens: Array = 0.0
+    tokens_per_step: Array = 1.0
 
     @classmethod
     def of(
@@ -94,6 +96,18 @@ class Lengths:
         kept = counts > 0.0
         return cls.of(prompt[kept], output[kept], share=counts[kept])
 
+    @property
+    def computed_tokens(self) -> Array:
+        """Prompt tokens that are computed, [..., classes]."""
+        return namespace(self).maximum(self.input_tokens - self.cached_tokens, 1.0)
+
+    @property
+    def steps(self) -> Array:
+        """Decode steps, [..., classes]; the last step may yield more tokens than are left."""
+        rest = self.output_tokens - 1.0
+        tokens = namespace(self).asarray(self.tokens_per_step)[..., None]
+        return namespace(self).where(rest > 0.0, rest / tokens + 0.5 * (1.0 - 1.0 / tokens), 0.0)
+
     def mean(self, values: Array) -> Array:
         """Mean of `values` [..., classes] over requests, [...]."""
         xp = namespace(self, values)
@@ -110,7 +124,7 @@ def _pairs(classes: int) -> tuple[np.ndarray, np.ndarray]:
 class Moments(NamedTuple):
     """What the fluid needs of the lengths, [...] each: mean and mean square of computed prompt tokens and of decode
     steps, mean contexts (positions) of a prompt token and a decoding sequence, the spread of the latter, and the mean
-    over requests of the tokens in memory summed over its decode steps and at its end."""
+    over requests of the tokens in memory summed over its decode steps and at its end, and output tokens per step."""
 
     prompt: Array
     prompt_square: Array
@@ -122,6 +136,7 @@ class Moments(NamedTuple):
     held: Array
     stored: Array
     final: Array
+    tokens_per_step: Array
 
 
 def moments(lengths: Lengths) -> Moments:
@@ -129,21 +144,15 @@ def moments(lengths: Lengths) -> Moments:
     xp = namespace(lengths)
     mean = lengths.mean
     prompt, cached = lengths.input_tokens, lengths.cached_tokens
-    computed, steps = xp.maximum(prompt - cached, 1.0), lengths.output_tokens - 1.0
+    computed, steps, rest = lengths.computed_tokens, lengths.steps, lengths.output_tokens - 1.0
     tokens, decoding = mean(computed), mean(steps)
     some = xp.maximum(decoding, 1e-12)
-    middle = prompt + 0.5 * (steps - 1.0)
+    middle = prompt + 0.5 * (rest - 1.0)
     context = mean(steps * middle) / some
-    square = mean(steps * (middle**2 + xp.maximum(steps * steps - 1.0, 0.0) / 12.0)) / some
+    square = mean(steps * (middle**2 + xp.maximum(rest * rest - 1.0, 0.0) / 12.0)) / some
     return Moments(
         prompt=tokens, prompt_square=mean(computed**2), steps=decoding, steps_square=mean(steps**2),
         prompt_context=mean(computed * (cached + 0.5 * computed)) / tokens, decode_context=context,
-        decode_deviation=xp.sqrt(xp.maximum(square - context**2, 0.0) + 1e-12),
-        held=mean(steps * (middle + 1.0)), stored=mean(prompt), final=mean(prompt + steps),
+        decode_deviation=xp.sqrt(xp.maximum(square - context**2, 0.0) + 1e-12), held=mean(steps * (middle + 1.0)),
+        stored=mean(prompt), final=mean(prompt + rest), tokens_per_step=xp.asarray(lengths.tokens_per_step) * 1.0,
     )  # fmt: skip
-
-
-def computed_tokens(lengths: Lengths) -> Any:
-    """Prompt tokens that are computed, [..., classes]."""
-    xp = namespace(lengths)
-    return xp.maximum(lengths.input_tokens - lengths.cached_tokens, 1.0)

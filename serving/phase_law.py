@@ -95,6 +95,13 @@ def iteration_time(
     )
 
 
+def part_time(tables: Tables, part: str, amount: Array) -> Array:
+    """Seconds of the part "dense", "head" or "group" of a law at `amount` tokens or sequences, [...]."""
+    knots = {"dense": "dense_tokens", "head": "head_sequences", "group": "group_tokens"}[part]
+    xp = namespace(tables, amount)
+    return _linear(xp, getattr(tables, knots), getattr(tables, f"{part}_s"), amount)
+
+
 def _segment(xp, knots: Array, x: Array) -> tuple[Array, Array]:
     """Index of the segment of `knots` that holds x (the outer ones beyond the ends) and the position in it."""
     knots, x = xp.asarray(knots), xp.asarray(x)

@@ -12,7 +12,7 @@ that did not fit starts the next batch), the floor of C / P for prompts of one l
 from serving.implicit_root import increasing_root
 from serving.lengths import Lengths
 from serving.limits import Case, iteration
-from serving.steady_result import Bound, SteadyState
+from serving.steady_result import Bound, Parts, SteadyState, answer
 from serving.waiting import budget_backlog
 from workloads.numeric import Array, namespace
 
@@ -32,7 +32,7 @@ class Batches:
 
     def __init__(self, case: Case, lengths: Lengths) -> None:
         xp = namespace(case, lengths)
-        steps, share = xp.broadcast_arrays(lengths.output_tokens - 1.0, lengths.share)
+        steps, share = xp.broadcast_arrays(lengths.steps, lengths.share)
         order = xp.argsort(steps, axis=-1)
         self.case = case
         self.steps, share = xp.take_along_axis(steps, order, -1), xp.take_along_axis(share, order, -1)
@@ -108,7 +108,7 @@ def static_batches(
         load, bound = offered / most, xp.where(stable, int(Bound.ARRIVALS), limit)
         busy = total / (total + xp.exp(-safe * total) / safe)
     decode = batches.steps_s(batch, batches.met)
-    tpot = batches.steps_s(batch, batches.left)
+    step_s = batches.steps_s(batch, batches.left)
     longest = batches.longest(batch)
     if clients is not None:
         ttft = offered / per_s - m.steps * decode
@@ -125,14 +125,16 @@ def static_batches(
         left = budget_backlog(crowd, crowd * arrivals, largest, 1.0 + 0.0 * crowd)
         capacity_s = xp.where(stable, left / most, xp.inf)
         queue = capacity_s + busy * 0.5 * biased
-    ttft = limits.request_s + queue + own + limits.token_s
-    steps = longest + 1.0
-    return SteadyState(
-        rate_per_s=per_s * replicas, most_per_s=most * replicas, load=load, stable=stable, ttft_s=ttft, tpot_s=tpot,
-        e2e_s=ttft + m.steps * decode, queue_s=queue, capacity_s=capacity_s, prefill_s=own, residents=batch * busy,
-        decoding=per_s * m.steps * decode, iteration_s=total / steps, mixed_share=1.0 / steps,
-        kv_tokens=busy * (m.held / xp.maximum(longest, 1.0)) * batch, busy=busy, preemptions=0.0 * total,
-        elasticity=0.0 * total, steps=m.steps, bound=bound,
+    nothing = 0.0 * total
+    waited = xp.where(capacity_s > 0.0, capacity_s, 0.0)
+    parts = Parts(
+        capacity_s, xp.where(waited > 0.0, 1.0, 0.0), queue - capacity_s if clients is not None else busy * 0.5 * total,
+        nothing, nothing, nothing, batch - 1.0, nothing, largest * m.prompt, own, nothing, nothing,
+    )  # fmt: skip
+    return answer(
+        case, parts, rate=per_s, most=most, load=load, stable=stable, step_s=step_s, decode_s=m.steps * decode, own=own,
+        queue=queue, residents=batch * busy, iteration_s=total / (longest + 1.0), mixed_share=1.0 / (longest + 1.0),
+        busy=busy, bound=bound, preemptions=nothing, replicas=replicas,
     )  # fmt: skip
 
 

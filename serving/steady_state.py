@@ -23,31 +23,21 @@ distributions (`serving.distributions`). Everything broadcasts over configuratio
 implicit function theorem.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from serving.engine import Engine
-from serving.implicit_root import increasing_root
-from serving.iteration_mix import CHUNKS, LEAST_BUDGET, Feedback, Mix, mixed, prefill_first
 from serving.lengths import Lengths, moments
 from serving.limits import Case, Limits
+from serving.open_loop import open_loop
 from serving.phase_law import PhaseLaw
+from serving.policy import Policy, capacity
 from serving.replay import SINGLE, Deployment
 from serving.static_batch import static_batches
-from serving.steady_result import Bound, SteadyState
-from serving.waiting import budget_backlog, capacity_wait, waiting_share
+from serving.steady_result import Bound, Parts, SteadyState, answer
+from serving.waiting import limiting
 from workloads.numeric import Array, namespace
-
-
-class Capacity(NamedTuple):
-    """Residents that fit by each limit, [...]: slots, memory, token budget; the least of them; preemptions per request."""
-
-    slots: Array
-    memory: Array
-    budget: Array
-    least: Array
-    preemptions: Array
 
 
 def steady_state(
@@ -79,42 +69,7 @@ def steady_state(
     if concurrency is not None:
         return _closed(case, policy, concurrency / replicas, replicas)
     pooled = replicas if deployment.router == "least_loaded" and not deployment.lockstep else 1.0
-    return _open(case, policy, offered / replicas, burstiness, replicas, pooled)
-
-
-class Policy(NamedTuple):
-    """What is not a number: batching, chunking, planning ahead, ranks in lockstep."""
-
-    batching: str
-    chunked: bool
-    lookahead: bool
-    ranks: int
-
-    def mix(self, case: Case, others: Array, **how: Any) -> Mix:
-        """The iterations that a resident with `others` beside it sees."""
-        of = mixed if self.batching == "mixed" else prefill_first
-        return of(case, others, chunked=self.chunked, ranks=self.ranks, **how)
-
-
-def capacity(case: Case, policy: Policy) -> Capacity:
-    """How many residents fit on a replica."""
-    _, limits, m = case
-    xp = namespace(case)
-    steps, prompt, tokens = m.steps, m.prompt, limits.max_batched_tokens
-    room = xp.maximum(
-        tokens - xp.minimum(limits.max_sequences * steps / (steps + 1.0), 0.5 * tokens), LEAST_BUDGET * tokens
-    )
-    together = policy.batching == "mixed"
-    chunks = CHUNKS.ceil(xp.maximum(prompt / room, 1.0)) if together and policy.chunked else 1.0 + 0.0 * room
-    stay = steps + chunks if together else xp.maximum(steps, 1.0)
-    held = 1.0 if policy.lookahead else 0.0
-    slots = limits.max_sequences / (stay + held)
-    half = 0.5 * (limits.block_tokens - 1.0)
-    tokens_held = m.held + steps * half + (stay - steps) * (m.stored + half) + held * (m.final + half)
-    memory = limits.kv_tokens * (1.0 - limits.watermark) / tokens_held
-    budget = tokens / (prompt + steps) if together else 0.0 * memory + 1e18
-    least = xp.minimum(xp.minimum(slots, memory), budget)
-    return Capacity(slots * stay, memory * stay, budget * stay, xp.maximum(least * stay, 1.0), 0.0 * least)
+    return open_loop(case, policy, offered / replicas, burstiness / replicas, replicas, pooled)
 
 
 def _closed(case: Case, policy: Policy, clients: Array, replicas: float) -> SteadyState:
@@ -126,122 +81,19 @@ def _closed(case: Case, policy: Policy, clients: Array, replicas: float) -> Stea
     ahead = (m.steps + 1.0) / (m.steps + 2.0) if policy.lookahead else 1.0
     residents = xp.minimum(xp.maximum(clients * ahead, xp.minimum(clients, 1.0)), fit.least)
     mix = policy.mix(case, residents - 1.0, closed=True)
-    unplanned = xp.minimum(clients - 1.0, 1.0) * mix.iteration_s if policy.lookahead else 0.0 * mix.iteration_s
+    nothing = 0.0 * mix.iteration_s
+    unplanned = xp.clip(clients - 1.0, 0.0, 1.0) * mix.iteration_s if policy.lookahead else nothing
     rate = xp.minimum(residents / mix.stay_s, most)
-    waiting = xp.maximum(clients / rate - mix.stay_s - unplanned, 0.0)
-    waiting = xp.where(clients > fit.least, waiting, 0.0)
-    bound = _limit(xp, fit, clients > fit.least, Bound.CLIENTS)
-    return _state(
-        case, mix, fit, rate=rate, most=most, load=rate / most, stable=rate > 0.0, queue=waiting + unplanned,
-        capacity_s=waiting, own=mix.own_s, residents=residents, busy=1.0 + 0.0 * rate, elasticity=0.0 * rate,
-        bound=bound, replicas=replicas, tpot=mix.tpot_s,
+    crowded = clients > fit.least
+    wait = xp.where(crowded, xp.maximum(clients / rate - mix.stay_s - unplanned, 0.0), 0.0)
+    deviation = xp.sqrt(xp.maximum(mix.iteration_square / mix.iteration_s**2 - 1.0, 1e-12))
+    parts = Parts(
+        wait, xp.where(crowded, 1.0, 0.0), nothing, unplanned, nothing, nothing, mix.prefilling, mix.decoding, mix.budget,
+        mix.full_s, nothing, deviation,
     )  # fmt: skip
-
-
-def _open(case: Case, policy: Policy, rate: Array, burstiness: Array, replicas: float, pooled: float) -> SteadyState:
-    m = case.moments
-    xp = namespace(case, rate, burstiness)
-    fit = capacity(case, policy)
-    full = policy.mix(case, fit.least - 1.0, closed=True)
-    most = fit.least / full.stay_s
-    alone = policy.mix(case, 0.0 * fit.least, closed=True)
-    stable = rate < most
-    served = xp.minimum(rate, most * (1.0 - 1e-3))
-    arrivals = burstiness / replicas
-    steps = xp.maximum(m.steps, 1e-9)
-    variation = 0.5 * (arrivals + xp.minimum(m.steps_square / steps**2 - 1.0, 10.0))
-    # stay = stay(0) + slope M: elasticity of the stay and dispersion of the number present
-    slope = xp.maximum((full.stay_s - alone.stay_s) / xp.maximum(fit.least - 1.0, 1.0), 0.0)
-    rise_s = xp.maximum(alone.full_s - (alone.tpot_s if policy.batching == "mixed" else 0.0), 0.0) / alone.budget
-    prompt_s = rise_s * m.prompt
-    line = Line(
-        alone.stay_s, slope, fit.least, full.stay_s, served / most, variation, arrivals, pooled,
-        Feedback(xp.minimum(served * prompt_s, 0.9), prompt_s),
-    )  # fmt: skip
-
-    def excess(residents, theta):
-        inner, arriving, line = theta
-        mix, waiting = _present(policy, inner, residents, line)
-        stay_s = mix.stay_s + waiting * (line.full_s - mix.stay_s)
-        return residents - arriving * xp.minimum(stay_s, line.full_s)
-
-    present = increasing_root(excess, 0.0 * served, fit.least + 0.0 * served, (case, served, line))
-    mix, waiting = _present(policy, case, present, line)
-    elasticity = xp.clip(slope * present / (alone.stay_s + slope * present), 1e-6, 0.999)
-    idle = xp.exp(present * (1.0 - elasticity) / elasticity * xp.log1p(-elasticity))
-    busy = 1.0 - idle
-    # length-biased iteration that an arrival lands in, and the prompts that land in it
-    biased = mix.iteration_square / mix.iteration_s
-    gate = served * busy * biased
-    mine, _ = _present(policy, case, present, line, gate)
-    rest = busy * 0.5 * biased
-    ahead = busy * mix.iteration_s if policy.lookahead else 0.0 * rest
-    spill = m.prompt_square + (arrivals - 1.0) * m.prompt**2
-    crowd = served * mix.full_s
-    left = budget_backlog(
-        crowd * m.prompt, crowd * xp.maximum(spill, 0.05 * m.prompt_square), mix.budget, m.prompt_square / m.prompt
-    )
-    backlog = left / mix.budget * mix.full_s
-    capacity_s = capacity_wait(waiting, served / most, most * pooled, variation)
-    tpot = xp.minimum(mix.tpot_s + waiting * (full.tpot_s - mix.tpot_s), full.tpot_s)
-    bound = _limit(xp, fit, ~stable, Bound.ARRIVALS)
-    never = xp.where(stable, 0.0, xp.inf)
-    return _state(
-        case, mix, fit, rate=xp.minimum(rate, most), most=most, load=rate / most, stable=stable,
-        queue=capacity_s + rest + ahead + backlog + never, capacity_s=capacity_s + never, own=mine.own_s,
-        residents=xp.where(stable, present, fit.least), busy=xp.where(stable, busy, 1.0), elasticity=elasticity,
-        bound=bound, replicas=replicas, tpot=xp.where(stable, tpot, full.tpot_s),
-    )  # fmt: skip
-
-
-class Line(NamedTuple):
-    """What the number present in an open loop depends on besides the case, [...]: the stay of one alone, its slope in the
-    number present, the capacity and the stay there, the load, variabilities, replicas that share one line, feedback."""
-
-    alone_s: Array
-    slope_s: Array
-    capacity: Array
-    full_s: Array
-    load: Array
-    variation: Array
-    burstiness: Array
-    pooled: Array
-    feedback: Feedback
-
-
-def _present(policy: Policy, case: Case, residents: Array, line: Line, gate: Array | None = None) -> tuple[Mix, Array]:
-    """Iterations with `residents` present on the mean, and the share of arrivals that find the replica full."""
-    xp = namespace(case, residents, line)
-    taken = xp.minimum(residents / line.capacity, 1.0)
-    room = 1.0 - taken
-    # Fluctuations are cut off where the replica fills up.
-    free = Feedback(line.feedback.gain * (1.0 - taken**4), line.feedback.prompt_s)
-    dispersion = 1.0 + line.slope_s * residents / line.alone_s
-    waiting = waiting_share(
-        residents * line.pooled, dispersion, line.capacity * line.pooled, line.load, line.variation, line.burstiness
-    )  # fmt: skip
-    mix = policy.mix(
-        case, residents, closed=False, dispersion=1.0 + (dispersion - 1.0) * room, gate=gate, feedback=free
-    )  # fmt: skip
-    return mix, waiting
-
-
-def _limit(xp, fit: Capacity, full: Array, otherwise: Bound) -> Array:
-    limits = xp.stack(xp.broadcast_arrays(fit.slots, fit.memory, fit.budget))
-    return xp.where(full, xp.argmin(limits, axis=0) + int(Bound.SLOTS), int(otherwise))
-
-
-def _state(
-    case: Case, mix: Mix, fit: Capacity, *, rate, most, load, stable, queue, capacity_s, own, residents, busy, elasticity,
-    bound, replicas, tpot,
-) -> SteadyState:  # fmt: skip
-    _, limits, m = case
-    ttft = limits.request_s + queue + own + limits.token_s
-    decoding = rate * m.steps * tpot
-    kv = rate * (tpot * (m.held + 0.5 * m.steps * (limits.block_tokens - 1.0)) + own * (0.5 * m.stored))
-    return SteadyState(
-        rate_per_s=rate * replicas, most_per_s=most * replicas, load=load, stable=stable, ttft_s=ttft, tpot_s=tpot,
-        e2e_s=ttft + m.steps * tpot, queue_s=queue, capacity_s=capacity_s, prefill_s=own, residents=residents,
-        decoding=decoding, iteration_s=mix.iteration_s, mixed_share=mix.share, kv_tokens=kv, busy=busy,
-        preemptions=fit.preemptions, elasticity=elasticity, steps=m.steps, bound=bound,
+    return answer(
+        case, parts, rate=rate, most=most, load=rate / most, stable=rate > 0.0, step_s=mix.tpot_s,
+        decode_s=m.steps * mix.tpot_s, own=mix.own_s, queue=wait + unplanned, residents=residents,
+        iteration_s=mix.iteration_s, mixed_share=mix.share, busy=1.0 + nothing,
+        bound=limiting(fit, crowded, int(Bound.CLIENTS), int(Bound.SLOTS)), preemptions=fit.preemptions, replicas=replicas,
     )  # fmt: skip

@@ -40,6 +40,13 @@ def capacity_wait(share: Array, load: Array, most_per_s: Array, variability: Arr
     return share * variability / (most_per_s * xp.maximum(1.0 - load, CLOSEST))
 
 
+def limiting(fit, full: Array, otherwise: int, first: int) -> Array:
+    """Code of what bounds: `first` + 0, 1, 2 for slots, memory, budget of `fit` where `full`, else `otherwise`."""
+    xp = namespace(fit, full)
+    limits = xp.stack(xp.broadcast_arrays(*(xp.asarray(x) * 1.0 for x in (fit.slots, fit.memory, fit.budget))))
+    return xp.where(full, xp.argmin(limits, axis=0) + first, otherwise)
+
+
 def normal(x: Array) -> tuple[Array, Array]:
     """Distribution function and density of the standard normal at x."""
     xp = namespace(x)

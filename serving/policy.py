@@ -1,0 +1,63 @@
+"""What an engine's policies make of a case: the iterations seen, the requests that fit, the time of one's own prompt."""
+
+from typing import Any, NamedTuple
+
+from serving.iteration_mix import CHUNKS, LEAST_BUDGET, Mix, last_piece, mixed
+from serving.limits import Case, iteration
+from serving.prefill_first import prefill_first
+from workloads.numeric import Array, namespace
+
+
+class Policy(NamedTuple):
+    """What is not a number: batching, chunking, planning ahead, ranks in lockstep."""
+
+    batching: str
+    chunked: bool
+    lookahead: bool
+    ranks: int
+
+    def mix(self, case: Case, others: Array, **how: Any) -> Mix:
+        """The iterations that a resident with `others` beside it sees."""
+        of = mixed if self.batching == "mixed" else prefill_first
+        return of(case, others, chunked=self.chunked, ranks=self.ranks, **how)
+
+    def own_s(self, case: Case, prompt: Array, beside: Array, decoding: Array, budget: Array, full_s: Array) -> Array:
+        """Seconds from admission to the first token of a prompt of so many computed tokens, [...], with `beside` others'
+        prompts in its last iteration."""
+        xp = namespace(case, prompt, beside, decoding, budget, full_s)
+        if self.batching != "mixed":
+            tokens = xp.minimum(prompt + beside * case.moments.prompt, xp.maximum(budget, prompt))
+            return iteration(case, tokens, 0.0 * tokens, 1.0 + beside)
+        pieces = CHUNKS.ceil(xp.maximum(prompt / budget, 1.0)) if self.chunked else 1.0 + 0.0 * prompt / budget
+        tokens = last_piece(case, prompt, pieces, beside, budget, self.chunked)
+        return iteration(case, tokens, decoding, decoding + 1.0 + beside) + (pieces - 1.0) * full_s
+
+
+class Capacity(NamedTuple):
+    """Residents that fit by each limit, [...]: slots, memory, token budget; the least of them; preemptions per request."""
+
+    slots: Array
+    memory: Array
+    budget: Array
+    least: Array
+    preemptions: Array
+
+
+def capacity(case: Case, policy: Policy) -> Capacity:
+    """How many residents fit on a replica."""
+    _, limits, m = case
+    xp = namespace(case)
+    steps, prompt, tokens = m.steps, m.prompt, limits.max_batched_tokens
+    decoding = xp.minimum(limits.max_sequences * steps / (steps + 1.0), 0.5 * tokens)
+    room = xp.maximum(tokens - decoding, LEAST_BUDGET * tokens)
+    together = policy.batching == "mixed"
+    chunks = CHUNKS.ceil(xp.maximum(prompt / room, 1.0)) if together and policy.chunked else 1.0 + 0.0 * room
+    stay = steps + chunks if together else xp.maximum(steps, 1.0)
+    held = 1.0 if policy.lookahead else 0.0
+    slots = limits.max_sequences / (stay + held)
+    half = 0.5 * (limits.block_tokens - 1.0)
+    tokens_held = m.held + steps * half + (stay - steps) * (m.stored + half) + held * (m.final + half)
+    memory = limits.kv_tokens * (1.0 - limits.watermark) / tokens_held
+    budget = tokens / (prompt + steps) if together else 0.0 * memory + 1e18
+    least = xp.minimum(xp.minimum(slots, memory), budget)
+    return Capacity(slots * stay, memory * stay, budget * stay, xp.maximum(least * stay, 1.0), 0.0 * least)
