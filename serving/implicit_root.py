@@ -2,12 +2,14 @@
 
 `increasing_root(f, low, high, theta)` solves f(x, theta) = 0 element by element, f rising through its root in
 [low, high]; where f has one sign on all of it, the nearer end is the answer. Under JAX the solution carries
-dx/dtheta = -f_theta / f_x (no iteration is unrolled, the bracket has no part in it), and 0 at a clamped end but for the
-end's own dependence.
-Method: Illinois' regula falsi with a bisection whenever a bracket did not halve in two steps.
+dx/dtheta = -f_theta / f_x in forward and reverse mode: no iteration is unrolled, and the bracket has no part in it (an
+answer at an end of the bracket has derivative 0).
+Method: Illinois' regula falsi, with a bisection whenever one end stays for three steps.
 """
 
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,68 +17,80 @@ import numpy as np
 
 from workloads.numeric import Array, namespace
 
-ITERATIONS, TOLERANCE = 40, 1e-10
+ITERATIONS, TOLERANCE = 40, 1e-9
 
 
-def increasing_root(f: Callable[..., Array], low: Array, high: Array, theta) -> Array:
-    """Root of f(x, theta) in [low, high], [...]; `theta` a pytree that holds everything f depends on."""
+def increasing_root(
+    f: Callable[..., Array], low: Array, high: Array, theta: Any, ends: tuple[Array, Array] | None = None
+) -> Array:
+    """Root of f(x, theta) in [low, high], [...]; `theta` a pytree that holds everything numeric f depends on; `ends`: f at
+    the two ends where they are known (the sign is what matters)."""
     xp = namespace(low, high, theta)
+    if ends is None:
+        ends = f(low, theta), f(high, theta)
     if xp is np:
-        return _solve(np, lambda x: f(x, theta), low, high)
-    low, high = jnp.broadcast_arrays(jnp.asarray(low, float), jnp.asarray(high, float))
-    fixed = jax.lax.stop_gradient((low, high, theta))
-    root = jax.lax.stop_gradient(_solve(jnp, lambda x: f(x, fixed[2]), fixed[0], fixed[1]))
-    # One Newton step with the derivative held fixed has the root's value and the implicit function theorem's gradient.
-    _, slope = jax.jvp(lambda x: f(x, fixed[2]), (root,), (jnp.ones_like(root),))
-    inside = (root > fixed[0]) & (root < fixed[1]) & (slope > 0.0)
-    safe = jnp.where(inside, slope, 1.0)
-    residual = f(root, theta)
-    moved = root - (residual - jax.lax.stop_gradient(residual)) / jax.lax.stop_gradient(safe)
-    return jnp.where(inside, moved, jnp.clip(root, low, high))
+        return _solve(np, f, (low, high, ends), theta)
+    return _root(f, jax.lax.stop_gradient((low, high, ends)), theta)
 
 
-def _solve(xp, f, low, high):
-    low, high = xp.broadcast_arrays(xp.asarray(low) * 1.0, xp.asarray(high) * 1.0)
-    start = (low, high, f(low), f(high), low, xp.zeros(low.shape))
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _root(f, bracket, theta):
+    return _solve(jnp, f, bracket, theta)
+
+
+@_root.defjvp
+def _root_jvp(f, primals, tangents):
+    bracket, theta = primals
+    root = _root(f, bracket, theta)
+    _, along = jax.linearize(f, root, theta)
+    still = jax.tree_util.tree_map(jnp.zeros_like, theta)
+    slope = along(jnp.ones_like(root), still)
+    inside = (root > bracket[0]) & (root < bracket[1]) & (slope > 0.0)
+    moved = -along(jnp.zeros_like(root), tangents[1]) / jnp.where(inside, slope, 1.0)
+    return root, jnp.where(inside, moved, 0.0)
+
+
+def _solve(xp, f, bracket, theta):
+    low, high, (at_low, at_high) = bracket
+    low, high, at_low, at_high = xp.broadcast_arrays(*(xp.asarray(x) * 1.0 for x in (low, high, at_low, at_high)))
 
     def step(state):
         a, b, fa, fb, _, side = state
         rise = fb - fa
         secant = b - fb * (b - a) / xp.where(rise != 0.0, rise, 1.0)
-        middle = 0.5 * (a + b)
         stuck = xp.abs(side) >= 3.0
-        x = xp.where(stuck | ~(rise > 0.0), middle, xp.clip(secant, a, b))
-        fx = f(x)
+        x = xp.where(stuck | ~(rise > 0.0), 0.5 * (a + b), xp.clip(secant, a, b))
+        fx = f(x, theta)
         left = fx < 0.0
+        again = xp.where(left, side > 0.0, side < 0.0)
         return (
             xp.where(left, x, a), xp.where(left, b, x),
-            xp.where(left, fx, xp.where((side < 0.0) & ~stuck, 0.5 * fa, fa)),
-            xp.where(left, xp.where((side > 0.0) & ~stuck, 0.5 * fb, fb), fx), x,
-            xp.where(stuck, 0.0, xp.where(left, xp.where(side > 0.0, side + 1.0, 1.0), xp.where(side < 0.0, side - 1.0, -1.0))),
+            xp.where(left, fx, xp.where(again & ~stuck, 0.5 * fa, fa)),
+            xp.where(left, xp.where(again & ~stuck, 0.5 * fb, fb), fx), x,
+            xp.where(stuck, 0.0, xp.where(left, 1.0, -1.0) + xp.where(again, side, 0.0)),
         )  # fmt: skip
 
     def done(state, previous):
         a, b, x = state[0], state[1], state[4]
         return (b - a <= TOLERANCE * (xp.abs(b) + 1e-30)) | (xp.abs(x - previous) <= TOLERANCE * (xp.abs(x) + 1e-30))
 
-    state = start
+    state = (low, high, at_low, at_high, low, xp.zeros(low.shape))
     if xp is np:
-        for _ in range(ITERATIONS):
+        for count in range(ITERATIONS):
             previous = state[4]
             state = step(state)
-            if np.all(done(state, previous)):
+            if count and np.all(done(state, previous)):
                 break
     else:
 
         def going(carry):
             count, state, previous = carry
-            return (count < ITERATIONS) & ~jnp.all(done(state, previous) & (count > 0))
+            return (count < ITERATIONS) & ((count < 2) | ~jnp.all(done(state, previous)))
 
         def body(carry):
             count, state, _ = carry
             return count + 1, step(state), state[4]
 
-        _, state, _ = jax.lax.while_loop(going, body, (0, start, start[4] - 1.0))
-    x = state[4]
-    x = xp.where(start[2] >= 0.0, low, x)
-    return xp.where(start[3] <= 0.0, high, x)
+        _, state, _ = jax.lax.while_loop(going, body, (0, state, low))
+    x = xp.where(at_low >= 0.0, low, state[4])
+    return xp.where(at_high <= 0.0, high, x)

@@ -54,7 +54,8 @@ NO_FEEDBACK = Feedback()
 class Mix(NamedTuple):
     """Arrays [...]: mean seconds per output token, of the own prompt once admitted, and of the whole stay; mean and
     mean square of an iteration; iterations of the own prompt; share of iterations with prompts and their mean prompt
-    tokens; budget for prompts; others with prompts and decoding ones; seconds of an iteration that is full of prompts."""
+    tokens; budget for prompts; others with prompts and decoding ones; seconds of an iteration that is full of
+    prompts, and of one without any."""
 
     tpot_s: Array
     own_s: Array
@@ -68,6 +69,7 @@ class Mix(NamedTuple):
     prefilling: Array
     decoding: Array
     full_s: Array
+    quiet_s: Array
 
 
 def two_points(mean: Array, variance: Array, shift: Array, most: Array) -> tuple[Array, Array, Array]:
@@ -129,6 +131,7 @@ def mixed(
     variance = xp.maximum(square - mean * mean, 0.0)
     few, many, more = two_points(mean, variance, variance / xp.maximum(mean, 1e-9), budget)
     sampled = group / chunks
+    risen = 0.0
     if closed:
         rows = [(0.0, 1.0 + others, 0.0, none), (few, 1.0 + others - group, sampled, share * (1.0 - more)),
                 (many, 1.0 + others - group, sampled, share * more)]  # fmt: skip
@@ -153,10 +156,11 @@ def mixed(
     square = xp.sum(seconds[:count] ** 2 * shares, axis=0)
     mean_s, tpot = tpot, tpot + feedback.extra_s(case)
     full = seconds[-1]
+    quiet = seconds[0] if closed else (1.0 - risen) * seconds[0] + risen * seconds[1]
     own = sum(w[count + i] * (seconds[count + i] + (pieces[i] - 1.0) * full) for i in (0, 1))
     square = xp.maximum(square, mean_s * mean_s)
     return Mix(
-        tpot, own, steps * tpot + own, mean_s, square, chunks, share, mean, budget, prefilling, seen, full
+        tpot, own, steps * tpot + own, mean_s, square, chunks, share, mean, budget, prefilling, seen, full, quiet
     )  # fmt: skip
 
 

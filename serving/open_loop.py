@@ -47,8 +47,8 @@ def open_loop(
     m = case.moments
     xp = namespace(case, rate, burstiness)
     fit = capacity(case, policy)
-    full = policy.mix(case, fit.least - 1.0, closed=True)
-    alone = policy.mix(case, 0.0 * fit.least, closed=True)
+    ends = policy.mix(case, xp.stack([fit.least - 1.0, 0.0 * fit.least]), closed=True)
+    full, alone = (Mix(*(xp.broadcast_to(x, ends.tpot_s.shape)[i] for x in ends)) for i in (0, 1))
     most = fit.least / full.stay_s
     stable = rate < most
     served = xp.minimum(rate, most * MOST_LOAD)
@@ -66,7 +66,8 @@ def open_loop(
         stay_s = mix.stay_s + waiting * (line.full_s - mix.stay_s)
         return residents - arriving * xp.minimum(stay_s, line.full_s)
 
-    present = increasing_root(excess, 0.0 * served, fit.least + 0.0 * served, (case, served, line))
+    known = (-served * alone.stay_s, fit.least - served * full.stay_s)
+    present = increasing_root(excess, 0.0 * served, fit.least + 0.0 * served, (case, served, line), known)
     mix, waiting = _present(policy, case, present, line)
     dispersion = line.dispersion(present)
     busy = 1.0 - _empty(present, dispersion)
@@ -87,10 +88,10 @@ def open_loop(
     step_s = xp.minimum(mix.tpot_s + waiting * (full.tpot_s - mix.tpot_s), full.tpot_s)
     step_s = xp.where(stable, step_s, full.tpot_s)
     deviation = xp.sqrt(xp.maximum(mix.iteration_square / mix.iteration_s**2 - 1.0, 1e-12))
+    slow = line.slope_s * xp.sqrt(present * dispersion) / (line.alone_s + line.slope_s * present)
     parts = Parts(
         wait, waiting, residual, ahead, backlog, xp.minimum(crowd * m.prompt / mix.budget, 1.0), beside, mix.decoding,
-        mix.budget, mix.full_s, line.slope_s * xp.sqrt(present * dispersion) / (line.alone_s + line.slope_s * present),
-        deviation / (1.0 - feedback.gain),
+        mix.budget, mix.full_s, mix.quiet_s, mix.iteration_square, slow, deviation / (1.0 - feedback.gain),
     )  # fmt: skip
     return answer(
         case, parts, rate=xp.minimum(rate, most), most=most, load=rate / most, stable=stable, step_s=step_s,

@@ -82,7 +82,7 @@ def prefill_first(
     squares = (alone * alone + passes * xp.sum(seconds[:2] ** 2 * w[:2], axis=0)) / count
     return Mix(
         tpot, own, steps * tpot + own, cycle / count, xp.maximum(squares, (cycle / count) ** 2), 1.0 + 0.0 * passes,
-        passes / count, mean, budget, arriving, seen, seconds[-1],
+        passes / count, mean, budget, arriving, seen, seconds[-1], alone,
     )  # fmt: skip
 
 

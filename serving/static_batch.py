@@ -129,7 +129,7 @@ def static_batches(
     waited = xp.where(capacity_s > 0.0, capacity_s, 0.0)
     parts = Parts(
         capacity_s, xp.where(waited > 0.0, 1.0, 0.0), queue - capacity_s if clients is not None else busy * 0.5 * total,
-        nothing, nothing, nothing, batch - 1.0, nothing, largest * m.prompt, own, nothing, nothing,
+        nothing, nothing, nothing, batch - 1.0, nothing, largest * m.prompt, own, own, own * own, nothing, nothing,
     )  # fmt: skip
     return answer(
         case, parts, rate=per_s, most=most, load=load, stable=stable, step_s=step_s, decode_s=m.steps * decode, own=own,

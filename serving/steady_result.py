@@ -25,7 +25,8 @@ class Parts(NamedTuple):
     """What the means are made of, [...]: seconds waited for capacity by all and the share of requests that do; for the
     end of the running iteration; for one more, planning ahead; for prompts left over from full iterations and the share
     of time there are any; others' prompts in the own iteration, sequences decoding beside it, prompt tokens and seconds of
-    a full iteration; relative deviation of TPOT over requests from slow changes of the number present, and of one
+    a full iteration; seconds of one without prompts, mean square of all;
+    relative deviation of TPOT over requests from slow changes of the number present, and of one
     iteration from prompts (it averages out over a request's steps)."""
 
     capacity_s: Array
@@ -38,6 +39,8 @@ class Parts(NamedTuple):
     decoding: Array
     budget: Array
     full_s: Array
+    quiet_s: Array
+    iteration_square: Array
     slow_deviation: Array
     fast_deviation: Array
 

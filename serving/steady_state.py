@@ -89,7 +89,7 @@ def _closed(case: Case, policy: Policy, clients: Array, replicas: float) -> Stea
     deviation = xp.sqrt(xp.maximum(mix.iteration_square / mix.iteration_s**2 - 1.0, 1e-12))
     parts = Parts(
         wait, xp.where(crowded, 1.0, 0.0), nothing, unplanned, nothing, nothing, mix.prefilling, mix.decoding, mix.budget,
-        mix.full_s, nothing, deviation,
+        mix.full_s, mix.quiet_s, mix.iteration_square, nothing, deviation,
     )  # fmt: skip
     return answer(
         case, parts, rate=rate, most=most, load=rate / most, stable=rate > 0.0, step_s=mix.tpot_s,
