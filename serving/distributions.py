@@ -117,8 +117,11 @@ def _landing(xp, state: SteadyState, parts: Parts, at, kind, length, crowd) -> t
     duration = xp.where(kind < share * mixed / mean, long, parts.quiet_s)
     found = xp.where(at < busy, 1.0, 0.0)
     waiting = found * (duration * at / busy + parts.ahead_s / busy)
-    per_s = parts.beside / xp.maximum(2.0 * parts.residual_s, 1e-12)
-    expected = found * per_s * duration
+    # in a closed loop requests come at the end of an iteration
+    apart = parts.residual_s > 0.0
+    waiting = xp.where(apart, waiting, parts.ahead_s)
+    per_s = parts.beside / xp.where(apart, 2.0 * parts.residual_s, 1.0)
+    expected = xp.where(apart, found * per_s * duration, parts.beside)
     # Poisson, by its distribution function
     term, below, count = xp.exp(-expected), xp.exp(-expected), 0.0 * expected
     for k in range(1, MOST_BESIDE + 1):

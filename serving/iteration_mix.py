@@ -20,35 +20,13 @@ import numpy as np
 
 from roofline.relax import smooth
 from serving.limits import Case, iteration, slowest
+from serving.prompt_arrivals import NO_FEEDBACK, PromptArrivals, rarer
 from workloads.numeric import Array, namespace
 
 #: Chunks of a prompt: a ceil whose steps take this part of a chunk (the budget fluctuates with the decoding sequences).
 CHUNKS = smooth(0.1)
 #: The budget left for prompts never falls below this share in a formula; saturation is reached before.
 LEAST_BUDGET = 0.02
-
-
-class Feedback(NamedTuple):
-    """In an open loop a long iteration meets more arrivals: `gain` rho = r P dT/dp of them per arrival, `prompt_s` =
-    P dT/dp seconds. The number of prompts per iteration then has the dispersion D = 1 + rho^2 / (1 - rho^2) E[P^2] / P^2,
-    and stays correlated with the sequences that came shortly before: they see iterations longer by
-    prompt_s D rho / (1 - rho) / S on the mean."""
-
-    gain: Array = 0.0
-    prompt_s: Array = 0.0
-
-    def dispersion(self, case: Case) -> Array:
-        """Variance over mean of the prompts per iteration."""
-        square = self.gain * self.gain
-        return 1.0 + square / (1.0 - square) * case.moments.prompt_square / case.moments.prompt**2
-
-    def extra_s(self, case: Case) -> Array:
-        """What decoding sequences see beyond the mean iteration."""
-        lag = self.gain / (1.0 - self.gain)
-        return self.prompt_s * self.dispersion(case) * lag / (case.moments.steps + 1.0)
-
-
-NO_FEEDBACK = Feedback()
 
 
 class Mix(NamedTuple):
@@ -103,7 +81,7 @@ def mixed(
     closed: bool,
     chunked: bool = True,
     dispersion: Array = 1.0,
-    feedback: Feedback = NO_FEEDBACK,
+    arrivals: PromptArrivals = NO_FEEDBACK,
     ranks: int = 1,
 ) -> Mix:
     """Decoding sequences and prompts share iterations."""
@@ -116,11 +94,10 @@ def mixed(
     )
     pieces = [CHUNKS.ceil(xp.maximum(p / budget, 1.0)) if chunked else 1.0 + 0.0 * budget for p in (low, high)]
     chunks = (1.0 - upper) * pieces[0] + upper * pieces[1]
-    q = chunks / (steps + chunks)
-    prefilling = others * q
-    spread = feedback.dispersion(case)
-    rarer = xp.log1p(-xp.minimum(q, 1.0 - 1e-9)) if closed else -q * log_over(xp, spread)
-    none = xp.exp(others * rarer)
+    q = arrivals.repeats * chunks / (steps + arrivals.repeats * chunks)
+    prefilling = others * q if closed else q * xp.maximum(others - arrivals.crowd(case), 0.1 * others)
+    spread = arrivals.dispersion(case, prefilling)
+    none = xp.exp(others * xp.log1p(-xp.minimum(q, 1.0 - 1e-9)) if closed else -prefilling * rarer(xp, spread))
     share = 1.0 - none
     group = prefilling / xp.maximum(share, 1e-9)
     per_piece = prompt / chunks
@@ -154,11 +131,12 @@ def mixed(
     shares = w[:count]
     tpot = slowest(seconds[:count], shares, ranks) if ranks > 1 else xp.sum(seconds[:count] * shares, axis=0)
     square = xp.sum(seconds[:count] ** 2 * shares, axis=0)
-    mean_s, tpot = tpot, tpot + feedback.extra_s(case)
+    mean_s, tpot = tpot, tpot + arrivals.extra_s(case)
     full = seconds[-1]
     quiet = seconds[0] if closed else (1.0 - risen) * seconds[0] + risen * seconds[1]
     own = sum(w[count + i] * (seconds[count + i] + (pieces[i] - 1.0) * full) for i in (0, 1))
     square = xp.maximum(square, mean_s * mean_s)
+    tpot = tpot + (arrivals.repeats - 1.0) * own / xp.maximum(steps, 1.0)
     return Mix(
         tpot, own, steps * tpot + own, mean_s, square, chunks, share, mean, budget, prefilling, seen, full, quiet
     )  # fmt: skip
@@ -176,9 +154,3 @@ def columns(xp, rows: list) -> list:
     """Rows (prompt tokens, decoding sequences, prompts sampled, share) as arrays [rows, ...] of one shape."""
     shape = np.broadcast_shapes(*(np.shape(x) for row in rows for x in row))
     return [xp.stack([xp.broadcast_to(xp.asarray(x) * 1.0, shape) for x in column]) for column in zip(*rows)]
-
-
-def log_over(xp, dispersion: Array) -> Array:
-    """ln D / (D - 1), 1 at D = 1: how much likelier an overdispersed (negative binomial) count is to be 0."""
-    beyond = xp.maximum(dispersion - 1.0, 1e-9)
-    return xp.log1p(beyond) / beyond

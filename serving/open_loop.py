@@ -7,9 +7,10 @@ mix for those who find room and that at capacity for the share that does not, an
 from typing import NamedTuple
 
 from serving.implicit_root import increasing_root
-from serving.iteration_mix import Feedback, Mix, length_points
+from serving.iteration_mix import Mix, length_points
 from serving.limits import Case
 from serving.policy import Policy, capacity
+from serving.prompt_arrivals import PromptArrivals
 from serving.steady_result import Bound, Parts, SteadyState, answer
 from serving.waiting import budget_backlog, capacity_wait, limiting, waiting_share
 from workloads.numeric import Array, namespace
@@ -22,7 +23,7 @@ MOST_GAIN = 0.9
 
 class Line(NamedTuple):
     """What the number present depends on besides the case, [...]: the stay of one alone, its slope in the number present,
-    the capacity and the stay there, the load, variabilities, replicas that share one line, feedback of prompts."""
+    the capacity and the stay there, the load, variabilities, replicas that share one line, how prompts come."""
 
     alone_s: Array
     slope_s: Array
@@ -32,7 +33,7 @@ class Line(NamedTuple):
     variation: Array
     burstiness: Array
     pooled: Array
-    feedback: Feedback
+    arrivals: PromptArrivals
 
     def dispersion(self, residents: Array) -> Array:
         """Variance over mean of the number present: 1 / (1 - e), e the elasticity of alone_s + slope_s M."""
@@ -47,7 +48,9 @@ def open_loop(
     m = case.moments
     xp = namespace(case, rate, burstiness)
     fit = capacity(case, policy)
-    ends = policy.mix(case, xp.stack([fit.least - 1.0, 0.0 * fit.least]), closed=True)
+    repeats = xp.stack([1.0 + fit.preemptions, 1.0 + 0.0 * fit.preemptions])
+    others = xp.stack([fit.least - 1.0, 0.0 * fit.least])
+    ends = policy.mix(case, others, closed=True, arrivals=PromptArrivals(repeats=repeats))
     full, alone = (Mix(*(xp.broadcast_to(x, ends.tpot_s.shape)[i] for x in ends)) for i in (0, 1))
     most = fit.least / full.stay_s
     stable = rate < most
@@ -57,8 +60,8 @@ def open_loop(
     slope = xp.maximum((full.stay_s - alone.stay_s) / xp.maximum(fit.least - 1.0, 1.0), 0.0)
     bare = alone.tpot_s if policy.batching == "mixed" else 0.0
     prompt_s = xp.maximum(alone.full_s - bare, 0.0) / alone.budget * m.prompt
-    feedback = Feedback(xp.minimum(served * prompt_s, MOST_GAIN), prompt_s)
-    line = Line(alone.stay_s, slope, fit.least, full.stay_s, served / most, variation, burstiness, pooled, feedback)
+    arrivals = PromptArrivals(burstiness, xp.minimum(served * prompt_s, MOST_GAIN), prompt_s, served, fit.preemptions)
+    line = Line(alone.stay_s, slope, fit.least, full.stay_s, served / most, variation, burstiness, pooled, arrivals)
 
     def excess(residents, theta):
         inner, arriving, line = theta
@@ -73,7 +76,7 @@ def open_loop(
     busy = 1.0 - _empty(present, dispersion)
     # the iteration an arrival lands in is met in proportion to its length; who lands in it comes along
     biased = mix.iteration_square / mix.iteration_s
-    beside = served * busy * biased
+    beside = arrivals.beside(served * busy * biased)
     low, high, upper = length_points(case)
     own = [policy.own_s(case, p, beside, mix.decoding, mix.budget, mix.full_s) for p in (low, high)]
     own = (1.0 - upper) * own[0] + upper * own[1]
@@ -91,14 +94,14 @@ def open_loop(
     slow = line.slope_s * xp.sqrt(present * dispersion) / (line.alone_s + line.slope_s * present)
     parts = Parts(
         wait, waiting, residual, ahead, backlog, xp.minimum(crowd * m.prompt / mix.budget, 1.0), beside, mix.decoding,
-        mix.budget, mix.full_s, mix.quiet_s, mix.iteration_square, slow, deviation / (1.0 - feedback.gain),
+        mix.budget, mix.full_s, mix.quiet_s, mix.iteration_square, slow, deviation / (1.0 - arrivals.gain),
     )  # fmt: skip
     return answer(
         case, parts, rate=xp.minimum(rate, most), most=most, load=rate / most, stable=stable, step_s=step_s,
         decode_s=m.steps * step_s, own=own, queue=wait + residual + ahead + backlog,
         residents=xp.where(stable, present, fit.least), iteration_s=mix.iteration_s, mixed_share=mix.share,
         busy=xp.where(stable, busy, 1.0), bound=limiting(fit, ~stable, int(Bound.ARRIVALS), int(Bound.SLOTS)),
-        preemptions=fit.preemptions, replicas=replicas,
+        preemptions=fit.preemptions * xp.where(stable, waiting, 1.0), replicas=replicas,
     )  # fmt: skip
 
 
@@ -106,13 +109,15 @@ def _present(policy: Policy, case: Case, residents: Array, line: Line) -> tuple[
     """Iterations with `residents` present on the mean, and the share of arrivals that find the replica full."""
     xp = namespace(case, residents, line)
     taken = xp.minimum(residents / line.capacity, 1.0)
-    free = Feedback(line.feedback.gain * (1.0 - taken**4), line.feedback.prompt_s)
     dispersion = line.dispersion(residents)
     waiting = waiting_share(
         residents * line.pooled, dispersion, line.capacity * line.pooled, line.load, line.variation, line.burstiness
     )  # fmt: skip
+    free = line.arrivals._replace(
+        gain=line.arrivals.gain * (1.0 - taken**4), repeats=1.0 + line.arrivals.repeats * waiting
+    )
     damped = 1.0 + (dispersion - 1.0) * (1.0 - taken)
-    return policy.mix(case, residents, closed=False, dispersion=damped, feedback=free), waiting
+    return policy.mix(case, residents, closed=False, dispersion=damped, arrivals=free), waiting
 
 
 def _empty(present: Array, dispersion: Array) -> Array:

@@ -7,17 +7,9 @@ the decode iteration go together, those that come meanwhile follow in one more. 
 iteration sends requests, so that at most one follows. Quantities are those of `serving.iteration_mix`.
 """
 
-from serving.iteration_mix import (
-    NO_FEEDBACK,
-    Feedback,
-    Mix,
-    columns,
-    length_points,
-    log_over,
-    present_points,
-    two_points,
-)
+from serving.iteration_mix import Mix, columns, length_points, present_points, two_points
 from serving.limits import Case, iteration
+from serving.prompt_arrivals import NO_FEEDBACK, PromptArrivals, rarer
 from workloads.numeric import Array, namespace
 
 
@@ -28,7 +20,7 @@ def prefill_first(
     closed: bool,
     chunked: bool = True,
     dispersion: Array = 1.0,
-    feedback: Feedback = NO_FEEDBACK,
+    arrivals: PromptArrivals = NO_FEEDBACK,
     ranks: int = 1,
 ) -> Mix:
     """What a resident with `others` beside it sees. Prompts are never cut: `chunked` makes no difference."""
@@ -39,9 +31,9 @@ def prefill_first(
     # Whole prompts leave half of the next one's tokens unused; a prompt beyond the budget runs alone.
     budget = xp.maximum(limits.max_batched_tokens - 0.5 * m.prompt_square / prompt, prompt)
     q = 1.0 / xp.maximum(steps, 1.0) if closed else 1.0 / (steps + 1.0)
-    arriving = others * q
-    spread = feedback.dispersion(case)
-    seen = others if closed else others - arriving
+    seen = others if closed else others * (1.0 - q)
+    arriving = arrivals.repeats * q * (others if closed else xp.maximum(others - arrivals.crowd(case), 0.1 * others))
+    spread = arrivals.dispersion(case, arriving)
     if closed:
         rows = [(0.0, 1.0 + seen, 0.0, 1.0)]
     else:
@@ -56,7 +48,7 @@ def prefill_first(
         passes = -xp.expm1(arriving * 0.0 + others * xp.log1p(-xp.minimum(q, 1.0 - 1e-9)))
     else:
         during = arriving * alone / (alone + arriving * one)
-        passes = -xp.expm1(-during * log_over(xp, spread)) * xp.exp(arriving - during)
+        passes = -xp.expm1(-during * rarer(xp, spread)) * xp.exp(arriving - during)
     passes = xp.maximum(xp.minimum(passes, arriving), arriving * prompt / budget)
     safe = xp.maximum(passes, 1e-9)
     mean = arriving * prompt / safe
@@ -77,7 +69,7 @@ def prefill_first(
     batch = xp.sum(seconds[:2] * w[:2], axis=0)
     own = xp.sum(seconds[2:4] * w[2:4], axis=0)
     cycle = alone + passes * batch
-    tpot = cycle + feedback.extra_s(case)
+    tpot = cycle + arrivals.extra_s(case) + (arrivals.repeats - 1.0) * own / xp.maximum(steps, 1.0)
     count = 1.0 + passes
     squares = (alone * alone + passes * xp.sum(seconds[:2] ** 2 * w[:2], axis=0)) / count
     return Mix(

@@ -124,7 +124,8 @@ def static_batches(
         crowd = safe * batches.total_s(largest)
         left = budget_backlog(crowd, crowd * arrivals, largest, 1.0 + 0.0 * crowd)
         capacity_s = xp.where(stable, left / most, xp.inf)
-        queue = capacity_s + busy * 0.5 * biased
+        # requests that come regularly one by one seldom find a batch running
+        queue = capacity_s + busy * 0.5 * biased * arrivals ** (0.5 / batch)
     nothing = 0.0 * total
     waited = xp.where(capacity_s > 0.0, capacity_s, 0.0)
     parts = Parts(

@@ -12,7 +12,7 @@ iteration ahead holds freed slots and blocks for one iteration more.
 
 **First token** (open loop): wait for capacity + rest of the running iteration + one more where the engine plans ahead
 + prompts left over from full iterations (`serving.waiting`) + own iterations, which the prompts that came meanwhile share.
-In a closed loop the next request comes at the end of an iteration and waits for none (one, planning ahead).
+In a closed loop the next request comes at the end of an iteration and waits for none (two, planning ahead).
 
 Iterations of an engine that serves little are idle in between: with P_0 = (1 - e)^(M (1 - e) / e) (negative binomial
 number present, e the elasticity of the stay) an arrival finds nothing running and starts at once.
@@ -33,6 +33,7 @@ from serving.limits import Case, Limits
 from serving.open_loop import open_loop
 from serving.phase_law import PhaseLaw
 from serving.policy import Policy, capacity
+from serving.prompt_arrivals import PromptArrivals
 from serving.replay import SINGLE, Deployment
 from serving.static_batch import static_batches
 from serving.steady_result import Bound, Parts, SteadyState, answer
@@ -76,15 +77,18 @@ def _closed(case: Case, policy: Policy, clients: Array, replicas: float) -> Stea
     m = case.moments
     xp = namespace(case, clients)
     fit = capacity(case, policy)
-    most = fit.least / policy.mix(case, fit.least - 1.0, closed=True).stay_s
-    # Planning ahead, a client is out of the engine for one iteration after each answer.
-    ahead = (m.steps + 1.0) / (m.steps + 2.0) if policy.lookahead else 1.0
+    repeats = PromptArrivals(repeats=1.0 + fit.preemptions)
+    most = fit.least / policy.mix(case, fit.least - 1.0, closed=True, arrivals=repeats).stay_s
+    # Planning ahead, a client's next request is seen two iterations after its answer: the one that runs by then was
+    # planned before, and so is the next.
+    ahead = (m.steps + 1.0) / (m.steps + 3.0) if policy.lookahead else 1.0
     residents = xp.minimum(xp.maximum(clients * ahead, xp.minimum(clients, 1.0)), fit.least)
-    mix = policy.mix(case, residents - 1.0, closed=True)
-    nothing = 0.0 * mix.iteration_s
-    unplanned = xp.clip(clients - 1.0, 0.0, 1.0) * mix.iteration_s if policy.lookahead else nothing
-    rate = xp.minimum(residents / mix.stay_s, most)
     crowded = clients > fit.least
+    repeats = repeats._replace(repeats=1.0 + xp.where(crowded, fit.preemptions, 0.0))
+    mix = policy.mix(case, residents - 1.0, closed=True, arrivals=repeats)
+    nothing = 0.0 * mix.iteration_s
+    unplanned = 2.0 * xp.clip(clients - 1.0, 0.0, 1.0) * mix.iteration_s if policy.lookahead else nothing
+    rate = xp.minimum(residents / mix.stay_s, most)
     wait = xp.where(crowded, xp.maximum(clients / rate - mix.stay_s - unplanned, 0.0), 0.0)
     deviation = xp.sqrt(xp.maximum(mix.iteration_square / mix.iteration_s**2 - 1.0, 1e-12))
     parts = Parts(
@@ -95,5 +99,5 @@ def _closed(case: Case, policy: Policy, clients: Array, replicas: float) -> Stea
         case, parts, rate=rate, most=most, load=rate / most, stable=rate > 0.0, step_s=mix.tpot_s,
         decode_s=m.steps * mix.tpot_s, own=mix.own_s, queue=wait + unplanned, residents=residents,
         iteration_s=mix.iteration_s, mixed_share=mix.share, busy=1.0 + nothing,
-        bound=limiting(fit, crowded, int(Bound.CLIENTS), int(Bound.SLOTS)), preemptions=fit.preemptions, replicas=replicas,
+        bound=limiting(fit, crowded, int(Bound.CLIENTS), int(Bound.SLOTS)), preemptions=repeats.repeats - 1.0, replicas=replicas,
     )  # fmt: skip

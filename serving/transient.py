@@ -197,9 +197,9 @@ def _change(setting: Setting, state: State, time: Array, first: bool, closed: bo
         total = jnp.where((time >= setting.edges[0]) & (time < setting.edges[-1]), setting.rates[index], 0.0)
     taken = jnp.sum(admitted)
     # A flow leaves the line throughout an iteration, requests leave it at its start: half an iteration sooner. What a
-    # closed loop sends comes at the end of an iteration and waits for none, planning ahead for one more.
+    # closed loop sends comes at the end of an iteration and waits for none, planning ahead for two.
     promptly = jnp.where(closed, jnp.minimum(flow.number / all_waiting, 1.0), 0.0)
-    seen_s = flow.iteration_s * (0.5 + 0.5 * promptly - jnp.where(lookahead, 1.0, 0.0))
+    seen_s = flow.iteration_s * (0.5 + 0.5 * promptly - jnp.where(lookahead, 1.0 + promptly, 0.0))
     return State(
         total * setting.share - admitted, entering - moving, total, taken, finishing, all_waiting,
         taken * (flow.own_s - seen_s), jnp.sum(state.decoding), jnp.sum(state.decoding) / flow.iteration_s,
