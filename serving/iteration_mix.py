@@ -98,9 +98,11 @@ def mixed(
     prefilling = others * q if closed else q * xp.maximum(others - arrivals.crowd(case), 0.1 * others)
     spread = arrivals.dispersion(case, prefilling)
     none = xp.exp(others * xp.log1p(-xp.minimum(q, 1.0 - 1e-9)) if closed else -prefilling * rarer(xp, spread))
-    share = 1.0 - none
-    group = prefilling / xp.maximum(share, 1e-9)
     per_piece = prompt / chunks
+    # no iteration takes more than its budget: at least so many of them have prompts
+    share = xp.minimum(xp.maximum(1.0 - none, prefilling * per_piece / budget), 1.0)
+    none = 1.0 - share
+    group = prefilling / xp.maximum(share, 1e-9)
     mean = xp.minimum(group * per_piece, budget)
     square = (spread * prefilling * m.prompt_square / chunks**2 + (per_piece * prefilling) ** 2) / xp.maximum(
         share, 1e-9

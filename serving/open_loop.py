@@ -9,7 +9,7 @@ from typing import NamedTuple
 from serving.implicit_root import increasing_root
 from serving.iteration_mix import Mix, length_points
 from serving.limits import Case
-from serving.policy import Policy, capacity
+from serving.policy import Policy, beyond_backlog, capacity
 from serving.prompt_arrivals import PromptArrivals
 from serving.steady_result import Bound, Parts, SteadyState, answer
 from serving.waiting import budget_backlog, capacity_wait, limiting, waiting_share
@@ -49,19 +49,22 @@ def open_loop(
     xp = namespace(case, rate, burstiness)
     fit = capacity(case, policy)
     repeats = xp.stack([1.0 + fit.preemptions, 1.0 + 0.0 * fit.preemptions])
-    others = xp.stack([fit.least - 1.0, 0.0 * fit.least])
+    inside, _ = beyond_backlog(case, policy, fit.least)
+    others = xp.stack(xp.broadcast_arrays(inside - 1.0, 0.0 * inside))
     ends = policy.mix(case, others, closed=True, arrivals=PromptArrivals(repeats=repeats))
     full, alone = (Mix(*(xp.broadcast_to(x, ends.tpot_s.shape)[i] for x in ends)) for i in (0, 1))
-    most = fit.least / full.stay_s
+    most = inside / full.stay_s
     stable = rate < most
     served = xp.minimum(rate, most * MOST_LOAD)
     steps = xp.maximum(m.steps, 1e-9)
     variation = 0.5 * (burstiness + xp.minimum(m.steps_square / steps**2 - 1.0, 10.0))
-    slope = xp.maximum((full.stay_s - alone.stay_s) / xp.maximum(fit.least - 1.0, 1.0), 0.0)
+    slope = xp.maximum((fit.least / most - alone.stay_s) / xp.maximum(fit.least - 1.0, 1.0), 0.0)
     bare = alone.tpot_s if policy.batching == "mixed" else 0.0
     prompt_s = xp.maximum(alone.full_s - bare, 0.0) / alone.budget * m.prompt
     arrivals = PromptArrivals(burstiness, xp.minimum(served * prompt_s, MOST_GAIN), prompt_s, served, fit.preemptions)
-    line = Line(alone.stay_s, slope, fit.least, full.stay_s, served / most, variation, burstiness, pooled, arrivals)
+    line = Line(
+        alone.stay_s, slope, fit.least, fit.least / most, served / most, variation, burstiness, pooled, arrivals
+    )
 
     def excess(residents, theta):
         inner, arriving, line = theta
@@ -69,7 +72,7 @@ def open_loop(
         stay_s = mix.stay_s + waiting * (line.full_s - mix.stay_s)
         return residents - arriving * xp.minimum(stay_s, line.full_s)
 
-    known = (-served * alone.stay_s, fit.least - served * full.stay_s)
+    known = (-served * alone.stay_s, fit.least * (1.0 - served / most))
     present = increasing_root(excess, 0.0 * served, fit.least + 0.0 * served, (case, served, line), known)
     mix, waiting = _present(policy, case, present, line)
     dispersion = line.dispersion(present)

@@ -2,9 +2,11 @@
 
 from typing import Any, NamedTuple
 
+from serving.implicit_root import increasing_root
 from serving.iteration_mix import CHUNKS, LEAST_BUDGET, Mix, last_piece, mixed
 from serving.limits import Case, iteration
 from serving.prefill_first import prefill_first
+from serving.waiting import budget_backlog
 from workloads.numeric import Array, namespace
 
 
@@ -45,6 +47,35 @@ class Capacity(NamedTuple):
     budget: Array
     least: Array
     preemptions: Array
+
+
+def beyond_backlog(case: Case, policy: Policy, inside: Array) -> tuple[Array, Array]:
+    """Of `inside` requests that slots and memory hold in a closed loop, those not waiting for the token budget, and
+    the iterations that each prompt waits for it: c (S + m + w) = inside, w = Q(c) / B (see `serving.waiting`)."""
+    _, limits, m = case
+    xp = namespace(case, inside)
+    if policy.batching != "mixed":
+        return inside, 0.0 * inside
+    steps = m.steps
+    budget = xp.maximum(
+        limits.max_batched_tokens - inside * steps / (steps + 1.0), LEAST_BUDGET * limits.max_batched_tokens
+    )
+    stay = steps + (CHUNKS.ceil(xp.maximum(m.prompt / budget, 1.0)) if policy.chunked else 1.0)
+
+    def wait(come, theta):
+        # the own prompt waits for those of others only
+        budget, m, _, inside = theta
+        crowd = come * (1.0 - 1.0 / xp.maximum(inside, 1.0))
+        return budget_backlog(crowd * m.prompt, crowd * m.prompt_square, budget, m.prompt_square / m.prompt) / budget
+
+    def excess(come, theta):
+        return come * (theta[2] + wait(come, theta)) - theta[3]
+
+    theta = (budget, m, stay, inside + 0.0 * budget)
+    most = xp.minimum(inside / stay, budget / m.prompt * (1.0 - 1e-4)) + 0.0 * budget
+    come = increasing_root(excess, 0.0 * most, most, theta)
+    waiting = wait(come, theta)
+    return xp.maximum(inside - come * waiting, 1.0 + 0.0 * inside), waiting
 
 
 def capacity(case: Case, policy: Policy) -> Capacity:

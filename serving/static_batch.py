@@ -24,7 +24,9 @@ def whole_prompts(case: Case) -> Array:
     fit = limits.max_batched_tokens / m.prompt
     variation = xp.maximum(m.prompt_square / m.prompt**2 - 1.0, 0.0)
     one_length = xp.exp(-xp.minimum(20.0 * variation * fit * fit, 50.0))
-    return xp.maximum(one_length * xp.floor(fit) + (1.0 - one_length) * (fit - 0.5 * (1.0 + variation)), 1.0)
+    several = fit - 0.5 * (1.0 + variation) - 1.0
+    mixed = 1.0 + 0.5 * xp.log1p(xp.exp(-2.0 * xp.abs(several))) + xp.maximum(several, 0.0)
+    return xp.maximum(one_length * xp.floor(fit) + (1.0 - one_length) * mixed, 1.0)
 
 
 class Batches:
@@ -70,9 +72,7 @@ class Batches:
         return self.prompts_s(batch) + longest * self.steps_s(batch, share)
 
 
-def static_batches(
-    case: Case, lengths: Lengths, policy, rate, clients, burstiness: Array, replicas: float
-) -> SteadyState:
+def static_batches(case: Case, lengths: Lengths, rate, clients, burstiness: Array, replicas: float) -> SteadyState:
     """Steady state of static batching; see `serving.steady_state.steady_state`."""
     _, limits, m = case
     offered = rate if clients is None else clients
@@ -125,7 +125,7 @@ def static_batches(
         left = budget_backlog(crowd, crowd * arrivals, largest, 1.0 + 0.0 * crowd)
         capacity_s = xp.where(stable, left / most, xp.inf)
         # requests that come regularly one by one seldom find a batch running
-        queue = capacity_s + busy * 0.5 * biased * arrivals ** (0.5 / batch)
+        queue = capacity_s + busy * 0.5 * biased * arrivals ** (0.5 / batch**2)
     nothing = 0.0 * total
     waited = xp.where(capacity_s > 0.0, capacity_s, 0.0)
     parts = Parts(

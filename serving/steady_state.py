@@ -32,7 +32,7 @@ from serving.lengths import Lengths, moments
 from serving.limits import Case, Limits
 from serving.open_loop import open_loop
 from serving.phase_law import PhaseLaw
-from serving.policy import Policy, capacity
+from serving.policy import Policy, beyond_backlog, capacity
 from serving.prompt_arrivals import PromptArrivals
 from serving.replay import SINGLE, Deployment
 from serving.static_batch import static_batches
@@ -66,7 +66,8 @@ def steady_state(
     )
     replicas = float(deployment.replicas)
     if engine.batching == "static":
-        return static_batches(case, lengths, policy, rate_per_s, concurrency, burstiness, replicas)
+        spread = burstiness if deployment.router == "round_robin" else burstiness * replicas
+        return static_batches(case, lengths, rate_per_s, concurrency, spread, replicas)
     if concurrency is not None:
         return _closed(case, policy, concurrency / replicas, replicas)
     pooled = replicas if deployment.router == "least_loaded" and not deployment.lockstep else 1.0
@@ -78,26 +79,30 @@ def _closed(case: Case, policy: Policy, clients: Array, replicas: float) -> Stea
     xp = namespace(case, clients)
     fit = capacity(case, policy)
     repeats = PromptArrivals(repeats=1.0 + fit.preemptions)
-    most = fit.least / policy.mix(case, fit.least - 1.0, closed=True, arrivals=repeats).stay_s
+    at_most, _ = beyond_backlog(case, policy, fit.least)
+    most = at_most / policy.mix(case, at_most - 1.0, closed=True, arrivals=repeats).stay_s
     # Planning ahead, a client's next request is seen two iterations after its answer: the one that runs by then was
     # planned before, and so is the next.
     ahead = (m.steps + 1.0) / (m.steps + 3.0) if policy.lookahead else 1.0
     residents = xp.minimum(xp.maximum(clients * ahead, xp.minimum(clients, 1.0)), fit.least)
     crowded = clients > fit.least
     repeats = repeats._replace(repeats=1.0 + xp.where(crowded, fit.preemptions, 0.0))
-    mix = policy.mix(case, residents - 1.0, closed=True, arrivals=repeats)
+    inside, backlog = beyond_backlog(case, policy, residents)
+    mix = policy.mix(case, inside - 1.0, closed=True, arrivals=repeats)
+    backlog = backlog * mix.full_s
     nothing = 0.0 * mix.iteration_s
     unplanned = 2.0 * xp.clip(clients - 1.0, 0.0, 1.0) * mix.iteration_s if policy.lookahead else nothing
-    rate = xp.minimum(residents / mix.stay_s, most)
-    wait = xp.where(crowded, xp.maximum(clients / rate - mix.stay_s - unplanned, 0.0), 0.0)
+    rate = xp.minimum(inside / mix.stay_s, most)
+    wait = xp.where(crowded, xp.maximum(clients / rate - mix.stay_s - unplanned - backlog, 0.0), 0.0)
     deviation = xp.sqrt(xp.maximum(mix.iteration_square / mix.iteration_s**2 - 1.0, 1e-12))
+    crowd = xp.minimum(mix.prefilling * m.prompt / mix.budget, 1.0)
     parts = Parts(
-        wait, xp.where(crowded, 1.0, 0.0), nothing, unplanned, nothing, nothing, mix.prefilling, mix.decoding, mix.budget,
+        wait, xp.where(crowded, 1.0, 0.0), nothing, unplanned, backlog, crowd, mix.prefilling, mix.decoding, mix.budget,
         mix.full_s, mix.quiet_s, mix.iteration_square, nothing, deviation,
     )  # fmt: skip
     return answer(
         case, parts, rate=rate, most=most, load=rate / most, stable=rate > 0.0, step_s=mix.tpot_s,
-        decode_s=m.steps * mix.tpot_s, own=mix.own_s, queue=wait + unplanned, residents=residents,
+        decode_s=m.steps * mix.tpot_s, own=mix.own_s, queue=wait + unplanned + backlog, residents=residents,
         iteration_s=mix.iteration_s, mixed_share=mix.share, busy=1.0 + nothing,
         bound=limiting(fit, crowded, int(Bound.CLIENTS), int(Bound.SLOTS)), preemptions=repeats.repeats - 1.0, replicas=replicas,
     )  # fmt: skip
