@@ -55,11 +55,12 @@ def _solve(xp, f, bracket, theta):
     low, high, at_low, at_high = xp.broadcast_arrays(*(xp.asarray(x) * 1.0 for x in (low, high, at_low, at_high)))
 
     def step(state):
-        a, b, fa, fb, _, side = state
+        a, b, fa, fb, before, side, settled = state
         rise = fb - fa
         secant = b - fb * (b - a) / xp.where(rise != 0.0, rise, 1.0)
         stuck = xp.abs(side) >= 3.0
         x = xp.where(stuck | ~(rise > 0.0), 0.5 * (a + b), xp.clip(secant, a, b))
+        x = xp.where(settled, before, x)
         fx = f(x, theta)
         left = fx < 0.0
         again = xp.where(left, side > 0.0, side < 0.0)
@@ -68,29 +69,25 @@ def _solve(xp, f, bracket, theta):
             xp.where(left, fx, xp.where(again & ~stuck, 0.5 * fa, fa)),
             xp.where(left, xp.where(again & ~stuck, 0.5 * fb, fb), fx), x,
             xp.where(stuck, 0.0, xp.where(left, 1.0, -1.0) + xp.where(again, side, 0.0)),
+            settled | (xp.abs(x - before) <= TOLERANCE * xp.abs(x)) | (fx == 0.0) | (b - a <= TOLERANCE * xp.abs(b)),
         )  # fmt: skip
 
-    def done(state, previous):
-        a, b, x = state[0], state[1], state[4]
-        return (b - a <= TOLERANCE * (xp.abs(b) + 1e-30)) | (xp.abs(x - previous) <= TOLERANCE * (xp.abs(x) + 1e-30))
-
-    state = (low, high, at_low, at_high, low, xp.zeros(low.shape))
+    state = (low, high, at_low, at_high, low, xp.zeros(low.shape), (at_low >= 0.0) | (at_high <= 0.0))
     if xp is np:
-        for count in range(ITERATIONS):
-            previous = state[4]
+        for _ in range(ITERATIONS):
             state = step(state)
-            if count and np.all(done(state, previous)):
+            if np.all(state[6]):
                 break
     else:
 
         def going(carry):
-            count, state, previous = carry
-            return (count < ITERATIONS) & ((count < 2) | ~jnp.all(done(state, previous)))
+            count, state = carry
+            return (count < ITERATIONS) & ~jnp.all(state[6])
 
         def body(carry):
-            count, state, _ = carry
-            return count + 1, step(state), state[4]
+            count, state = carry
+            return count + 1, step(state)
 
-        _, state, _ = jax.lax.while_loop(going, body, (0, state, low))
+        _, state = jax.lax.while_loop(going, body, (0, state))
     x = xp.where(at_low >= 0.0, low, state[4])
     return xp.where(at_high <= 0.0, high, x)
