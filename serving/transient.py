@@ -3,9 +3,9 @@
 Requests are amounts, one replica, classes k of lengths. W_k wait; D_kj decode, j of J stages of S_k / J steps each (J
 sets how far a cohort that starts together stays together: its width after S steps is S / sqrt(J)). An iteration lasts
 
-    tau = exp(-W) tau(0, n) + (1 - exp(-W)) tau(h, n)        prefill first: tau(0, n) + v tau(h, 0), v = 1 - exp(-W)
+    tau = exp(-A) tau(0, n) + (1 - exp(-A)) tau(h, n)        prefill first: tau(0, n) + v tau(h, 0), v = 1 - exp(-A)
 
-and takes G = min(sum W, slots - n, (memory - kv) / prompt, budget / prompt) waiting requests, h = G P / (1 - exp(-W))
+and takes G = min(A, budget / prompt) of A = min(sum W, slots - n, (memory - kv) / prompt) requests, h = G P / (1 - exp(-A))
 prompt tokens in the share of iterations that have any, of the classes as they wait:
 
     dW_k/dt = arrivals_k - G W_k / (W tau),      dD_kj/dt = J (D_kj-1 - D_kj) / (S_k tau),      J D_k0 / S_k = G W_k / W
@@ -219,8 +219,9 @@ def _flow(setting: Setting, state: State, first: bool) -> Flow:
     stored = jnp.maximum(jnp.sum(share * setting.stored), 1.0)
     budget = jnp.maximum(limits.max_batched_tokens - (0.0 if first else number), 0.02 * limits.max_batched_tokens)
     room = jnp.minimum(limits.max_sequences - number, (limits.kv_tokens * (1.0 - limits.watermark) - kv) / stored)
-    takes = jnp.minimum(jnp.minimum(jnp.sum(waiting), jnp.maximum(room, 0.0)), budget / prompt)
-    some = -jnp.expm1(-jnp.sum(waiting))
+    ready = jnp.minimum(jnp.sum(waiting), jnp.maximum(room, 0.0))
+    takes = jnp.minimum(ready, budget / prompt)
+    some = -jnp.expm1(-ready)
     group = jnp.where(takes > 1e-6, takes / jnp.maximum(some, 1e-9), 1.0)
     tokens = jnp.minimum(group * prompt, jnp.maximum(budget, prompt if first else 0.0))
     # somebody decodes whenever something runs

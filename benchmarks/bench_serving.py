@@ -1,6 +1,6 @@
 """Speed of serving's models: steady states per second, the gradient's cost, the replay's tokens per second and memory.
 
-    python benchmarks/serving.py [--points 20000] [--requests 1000000]
+    python benchmarks/bench_serving.py [--points 20000] [--requests 1000000]
 
 Processor time of this process on one thread unless said otherwise; absolute figures depend on the machine.
 """
