@@ -55,7 +55,7 @@ def timed_states(label: str, answers, arrays) -> None:
     """Eager, compiled and differentiated."""
     points = len(arrays[0])
     # eager arrays small enough to stay in cache
-    parts = [tuple(a[i : i + 500] for a in arrays) for i in range(0, points, 500)]
+    parts = [tuple(a[i : i + 2000] for a in arrays) for i in range(0, points, 2000)]
     seconds = best(lambda: [answers(*part).ttft_s for part in parts])
     print(
         f"{label}, NumPy: {1e6 * seconds / points:.1f} us of one core per configuration ({points} of them)", flush=True

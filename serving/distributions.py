@@ -20,7 +20,7 @@ import numpy as np
 
 from serving.engine import Engine
 from serving.lengths import Lengths, moments
-from serving.limits import Case, Limits
+from serving.limits import Case, Limits, case_of
 from serving.phase_law import PhaseLaw
 from serving.policy import Policy
 from serving.replay import SINGLE, Deployment
@@ -57,12 +57,12 @@ def distributions(
 ) -> Quantiles:
     """Quantiles over requests of `state`, which `steady_state` gave for the same law, engine and lengths; infinite where
     the load is unstable."""
-    case = Case(law, Limits.of(engine) if limits is None else limits, moments(lengths))
+    case = case_of(law, Limits.of(engine) if limits is None else limits, moments(lengths))
     policy = Policy(
         engine.batching, engine.chunked, engine.lookahead, deployment.replicas if deployment.lockstep else 1
     )
     xp = namespace(case, state, lengths)
-    parts = type(state.parts)(*(xp.asarray(x)[..., None] for x in state.parts))
+    parts = Parts._make(xp.asarray(x)[..., None] for x in state.parts)
     u = _lattice(8)
     computed, steps = _drawn(xp, lengths, u[0])
     wait = _sometimes(xp, parts.capacity_s, parts.capacity_share, u[1])
@@ -81,10 +81,15 @@ def distributions(
     step_s = step_s * xp.exp(xp.sqrt(variance) * _normal(u[4]) - 0.5 * variance)
     e2e = ttft + steps * step_s
     tpot = xp.where(steps > 0.0, step_s / xp.asarray(state.tokens_per_step)[..., None], xp.nan)
-    some = [ttft, tpot, e2e, queue]
     at = np.asarray(quantiles)
-    values = [xp.nanquantile(x, at, axis=-1) if x is tpot else _quantile(xp, x, at) for x in some]
-    return Quantiles(*values, xp.stack([xp.nanmean(x, axis=-1) for x in some]))
+    mean = xp.stack([xp.nanmean(x, axis=-1) for x in (ttft, tpot, e2e, queue)])
+    return Quantiles(
+        _quantile(xp, ttft, at),
+        xp.nanquantile(tpot, at, axis=-1),
+        _quantile(xp, e2e, at),
+        _quantile(xp, queue, at),
+        mean,
+    )
 
 
 def _drawn(xp, lengths: Lengths, u: np.ndarray) -> tuple[Array, Array]:

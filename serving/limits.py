@@ -2,9 +2,11 @@
 
 from typing import NamedTuple
 
+import numpy as np
+
 from serving.engine import Engine
 from serving.lengths import Moments
-from serving.phase_law import PhaseLaw, iteration_time
+from serving.phase_law import LawSlice, PhaseLaw, at_contexts, iteration_time, slice_time
 from workloads.numeric import Array, namespace
 
 
@@ -36,15 +38,26 @@ class Limits(NamedTuple):
 class Case(NamedTuple):
     """One deployment under one kind of requests: everything a fluid formula depends on."""
 
-    law: PhaseLaw
+    law: PhaseLaw | LawSlice
     limits: Limits
     moments: Moments
+
+
+def case_of(law: PhaseLaw, limits: Limits, m: Moments) -> Case:
+    """The case; with one pair of mean contexts for all configurations the law is cut there once."""
+    context = m.decode_context + limits.imbalance * m.decode_deviation
+    if np.ndim(context) == 0 and np.ndim(m.prompt_context) == 0:
+        return Case(at_contexts(law, m.prompt_context, context), limits, m)
+    return Case(law, limits, m)
 
 
 def iteration(case: Case, prompt: Array, decoding: Array, sampled: Array, group: Array | None = None) -> Array:
     """Seconds of an iteration with so many prompt tokens and decoding sequences of mean lengths, [...]; `group`: tokens
     of all ranks in lockstep."""
     law, limits, m = case
+    if isinstance(law, LawSlice):
+        kernels = slice_time(law, prompt, decoding, sampled, group)
+        return kernels + limits.iteration_s + limits.sequence_s * sampled
     context = m.decode_context + limits.imbalance * m.decode_deviation
     kernels = iteration_time(law, prompt, m.prompt_context, decoding, context, sampled, group)
     return kernels + limits.iteration_s + limits.sequence_s * sampled

@@ -29,7 +29,7 @@ import numpy as np
 
 from serving.engine import Engine
 from serving.lengths import Lengths, moments
-from serving.limits import Case, Limits
+from serving.limits import Case, Limits, case_of
 from serving.open_loop import open_loop
 from serving.phase_law import PhaseLaw
 from serving.policy import Policy, beyond_backlog, capacity
@@ -60,7 +60,7 @@ def steady_state(
     offered: Any = rate_per_s if concurrency is None else concurrency
     if namespace(offered) is np and not np.all(np.asarray(offered) > 0.0):
         raise ValueError(f"{'concurrency' if rate_per_s is None else 'rate_per_s'}: {offered!r}; expected more than 0")
-    case = Case(law, Limits.of(engine) if limits is None else limits, moments(lengths))
+    case = case_of(law, Limits.of(engine) if limits is None else limits, moments(lengths))
     policy = Policy(
         engine.batching, engine.chunked, engine.lookahead, deployment.replicas if deployment.lockstep else 1
     )

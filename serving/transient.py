@@ -129,9 +129,9 @@ def transient(
     if lengths.steps.ndim != 1:
         raise ValueError("lengths: expected one distribution [classes], not several")
     few = condensed(lengths)
+    share, computed, stored, steps = np.broadcast_arrays(few.share, few.computed_tokens, few.input_tokens, few.steps)
     setting = Setting(
-        law, Limits.of(engine), moments(few), *np.broadcast_arrays(few.share, few.computed_tokens, few.input_tokens,
-        few.steps), edges, rates, np.asarray(requests, float),
+        law, Limits.of(engine), moments(few), share, computed, stored, steps, edges, rates, np.asarray(requests, float)
     )  # fmt: skip
     clients = 0.0 if concurrency is None else float(concurrency)
     at = np.linspace(0.0, duration_s, times)
