@@ -40,7 +40,7 @@ def law() -> PhaseLaw:
     )  # fmt: skip
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.sampled_from(POLICIES), st.floats(0.05, 0.95), st.floats(50, 3000), st.floats(8, 400), st.booleans())
 def test_littles_law_and_the_limit(batching, load, prompt, output, lookahead):
     engine = replace(ENGINE, batching=batching, lookahead=lookahead, max_batched_tokens=4096)
@@ -86,7 +86,7 @@ def test_a_single_client_is_alone(batching):
     assert state.rate_per_s == pytest.approx(1.0 / served.e2e_s.mean(), rel=1e-6)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(st.sampled_from(POLICIES), st.floats(100, 2000), st.floats(5, 300))
 def test_more_load_is_never_faster(batching, prompt, output):
     engine, lengths = replace(ENGINE, batching=batching), Lengths.lognormal(prompt, 0.6, output, 0.6)
