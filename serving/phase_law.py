@@ -95,14 +95,69 @@ def iteration_time(
     )
 
 
+class LawSlice(NamedTuple):
+    """A law at one context of prompt tokens and one of decoding sequences: tables of one dimension, for sweeps that
+    evaluate it often."""
+
+    tables: Tables
+    iteration_s: Array
+    sequence_s: Array
+
+
+def at_contexts(law: PhaseLaw, prefill_context: Array, decode_context: Array) -> LawSlice:
+    """`law` at two numbers: mean context of a prompt token and of a decoding sequence."""
+    t = law.tables
+    xp = namespace(law, prefill_context, decode_context)
+    prompt = _bilinear(
+        xp, t.prefill_tokens, t.prefill_context, t.prefill_s, xp.asarray(t.prefill_tokens), prefill_context
+    )
+    alone, mixed = (
+        _bilinear(xp, t.decode_sequences, t.decode_context, s, xp.asarray(t.decode_sequences), decode_context)
+        for s in (t.decode_s, t.mixed_s)
+    )
+    return LawSlice(t._replace(prefill_s=prompt, decode_s=alone, mixed_s=mixed), law.iteration_s, law.sequence_s)
+
+
+def slice_time(
+    law: LawSlice, prefill_tokens: Array, decode_sequences: Array, sampled: Array, group_tokens: Array | None = None
+) -> Array:
+    """`iteration_time` of a slice, [...]."""
+    t = law.tables
+    xp = namespace(law, prefill_tokens, decode_sequences, sampled)
+    tokens = prefill_tokens + decode_sequences
+    alone = _linear(xp, t.decode_sequences, t.decode_s, decode_sequences)
+    mixed = _linear(xp, t.decode_sequences, t.mixed_s, decode_sequences)
+    return (
+        _linear(xp, t.dense_tokens, t.dense_s, tokens)
+        + _linear(xp, t.head_sequences, t.head_s, sampled)
+        + _linear(xp, t.prefill_tokens, t.prefill_s, prefill_tokens)
+        + xp.where(xp.asarray(prefill_tokens) > 0, mixed, alone)
+        + _linear(xp, t.group_tokens, t.group_s, tokens if group_tokens is None else group_tokens)
+        + law.iteration_s
+        + law.sequence_s * sampled
+    )
+
+
+def part_time(tables: Tables, part: str, amount: Array) -> Array:
+    """Seconds of the part "dense", "head" or "group" of a law at `amount` tokens or sequences, [...]."""
+    knots = {"dense": "dense_tokens", "head": "head_sequences", "group": "group_tokens"}[part]
+    xp = namespace(tables, amount)
+    return _linear(xp, getattr(tables, knots), getattr(tables, f"{part}_s"), amount)
+
+
 def _segment(xp, knots: Array, x: Array) -> tuple[Array, Array]:
     """Index of the segment of `knots` that holds x (the outer ones beyond the ends) and the position in it."""
-    knots = xp.asarray(knots)
-    index = xp.clip(xp.searchsorted(knots, xp.asarray(x), side="right") - 1, 0, len(knots) - 2)
+    knots, x = xp.asarray(knots), xp.asarray(x)
+    # JAX: a few dozen comparisons fuse where a search compiles to a loop
+    found = np.searchsorted(knots, x, side="right") if xp is np else xp.sum(x[..., None] >= knots, axis=-1)
+    index = xp.clip(found - 1, 0, len(knots) - 2)
     return index, (x - knots[index]) / (knots[index + 1] - knots[index])
 
 
 def _linear(xp, knots: Array, values: Array, x: Array) -> Array:
+    if xp is np:
+        last = (values[-1] - values[-2]) / (knots[-1] - knots[-2])
+        return np.maximum(np.interp(x, knots, values) + last * np.maximum(x - knots[-1], 0.0), 0.0)
     index, part = _segment(xp, knots, x)
     values = xp.asarray(values)
     return xp.maximum(values[index] + part * (values[index + 1] - values[index]), 0.0)
