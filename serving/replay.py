@@ -84,9 +84,11 @@ def replay(
     deployment: Deployment = SINGLE,
     *,
     concurrency: int = 0,
+    leap: bool = True,
 ) -> Served:
     """Serve `requests` with `engine` on `deployment`. With `concurrency` > 0 the loop is closed: arrival times are
-    ignored, that many requests are in flight, and each completion sends the next one."""
+    ignored, that many requests are in flight, and each completion sends the next one. `leap`: stretches without an
+    arrival in which one replica only decodes are taken at once (the same answer, sooner)."""
     _check(requests, deployment, concurrency)
     total, replicas = len(requests), int(deployment.replicas)
     key = {
@@ -99,7 +101,7 @@ def replay(
     limits = LoopLimits(
         BATCHING.index(engine.batching), int(engine.max_sequences), int(engine.max_batched_tokens), engine.chunked,
         engine.lookahead, int(engine.block_tokens), blocks, int(engine.watermark * blocks) if engine.watermark else 0,
-        replicas, deployment.lockstep, ROUTERS.index(deployment.router), int(concurrency),
+        replicas, deployment.lockstep, ROUTERS.index(deployment.router), int(concurrency), leap,
     )  # fmt: skip
     state = _requests_state(requests, key, overheads.request_s)
     iteration_s = float(law.iteration_s) + overheads.iteration_s

@@ -9,6 +9,7 @@ import numba
 import numpy as np
 
 from serving.phase_law import Tables, group_time_scalar, iteration_time_scalar
+from serving.replay_leap import decode_steps, leap
 
 FCFS, SHORTEST_FIRST, PRIORITY = 0, 1, 2
 MIXED, PREFILL_FIRST, STATIC = 0, 1, 2
@@ -31,6 +32,7 @@ class LoopLimits(NamedTuple):
     lockstep: bool
     router: int
     concurrency: int
+    leap: bool
 
 
 class LoopState(NamedTuple):
@@ -226,7 +228,7 @@ def _plan(r, now, visible_s, state, requests, limits):
 
 @numba.njit(cache=True)
 def _weigh(r, state, requests, tables, iteration_s, sequence_s, imbalance):
-    """Time of the planned iteration of replica r by itself, and its tokens; 0 tokens: nothing to run."""
+    """Time of the planned iteration of replica r by itself, its tokens and decode context; 0 tokens: nothing to run."""
     prefill, pairs, decoding, context, squares, sampled = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
     for k in range(state.count[r]):
         tokens = state.chunk[r, k]
@@ -244,13 +246,13 @@ def _weigh(r, state, requests, tables, iteration_s, sequence_s, imbalance):
             if requests.computed[i] + tokens >= requests.target[i]:
                 sampled += 1.0
     if prefill + decoding == 0.0:
-        return 0.0, 0.0
+        return 0.0, 0.0, 0.0
     mean_pairs = pairs / prefill if prefill > 0.0 else 0.0
     mean_context = context / decoding if decoding > 0.0 else 0.0
     if imbalance > 0.0 and decoding > 1.0:
         mean_context += imbalance * np.sqrt(max(squares / decoding - mean_context * mean_context, 0.0))
     tau = iteration_time_scalar(tables, iteration_s, sequence_s, prefill, mean_pairs, decoding, mean_context, sampled)
-    return tau, prefill + decoding
+    return tau, prefill + decoding, mean_context
 
 
 @numba.njit(cache=True)
@@ -347,12 +349,12 @@ def run(requests, state, limits, tables: Tables, iteration_s, sequence_s, imbala
                 else:
                     left -= 1
                 upcoming += 1
-        tau, everything = 0.0, 0.0
+        tau, everything, context = 0.0, 0.0, 0.0
         visible_s = np.nextafter(state.started[g], -np.inf) if limits.lookahead else now
         for _attempt in range(2):
             for r in range(g * width, (g + 1) * width):
                 _plan(r, now, visible_s, state, requests, limits)
-                own, tokens = _weigh(r, state, requests, tables, iteration_s, sequence_s, imbalance)
+                own, tokens, context = _weigh(r, state, requests, tables, iteration_s, sequence_s, imbalance)
                 tau = max(tau, own)
                 everything += tokens
             if everything > 0.0 or not limits.lookahead:
@@ -365,10 +367,18 @@ def run(requests, state, limits, tables: Tables, iteration_s, sequence_s, imbala
         if everything == 0.0:
             state.busy_until[g] = np.inf
             continue
-        tau += group_time_scalar(tables, everything)
-        state.started[g] = now
+        shared_s = group_time_scalar(tables, everything)
+        steps, last_s = 1, tau
+        if limits.leap and limits.replicas == 1 and (upcoming == total or (closed and admitted_free == 0)):
+            steps = decode_steps(0, visible_s, state, requests, limits)
+            if steps > 1:
+                tau, last_s = leap(0, steps, context, state, requests, limits, tables, iteration_s, sequence_s)
+                generated += (steps - 1) * state.count[0]
+                computed += (steps - 1) * everything
+        tau += steps * shared_s
+        state.started[g] = now + tau - last_s - shared_s
         state.busy_until[g] = now + tau
-        iterations += 1
+        iterations += steps
         busy_s += tau
         computed += everything
     return iterations, busy_s, generated, computed
