@@ -84,7 +84,8 @@ def closed_form_law(
             prefill_tokens=_zero(tokens), prefill_context=context, prefill_s=_row(prefill_s),
             decode_sequences=_zero(sequences), decode_context=context, decode_s=_row(decode_s),
             mixed_s=_row(mixed_factor * decode_s), group_tokens=np.array([0.0, 1.0]), group_s=np.zeros(2),
-        ))
+        )),
+        layers=float(sum(group.count for group in model.layers)),
     )  # fmt: skip
 
 

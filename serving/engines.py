@@ -12,14 +12,12 @@ from serving.engine import Engine, Overheads
 
 @dataclass(frozen=True, kw_only=True)
 class KnownEngine:
-    """An engine with default limits. `overheads`: fitted, see `source`; `cohorts`: closed-loop clients of it stay in
-    step (requests admitted together finish together); `deviation`: standard deviation of ln(measured / predicted) per
+    """An engine with default limits. `overheads`: fitted, see `source`; `deviation`: standard deviation of ln(measured / predicted) per
     metric with these overheads."""
 
     name: str
     engine: Engine
     overheads: Overheads
-    cohorts: bool
     deviation: dict[str, float]
     source: str
 
@@ -56,7 +54,6 @@ def _engine(name: str, table: dict[str, Any]) -> KnownEngine:
         name=name,
         engine=Engine(**table["policy"]),
         overheads=Overheads(**table.get("overheads", {})),
-        cohorts=table.get("cohorts", False),
         deviation=dict(table.get("deviation", {})),
         source=table["source"],
     )

@@ -66,6 +66,7 @@ def measured_law(tables: Frame, hardware: str, model: str, ranks: Ranks, link: L
             mixed_s=layers * mixed_us * US, group_tokens=group_tokens, group_s=group_s,
         )),
         relative_error=deviation,
+        layers=float(layers),
     )  # fmt: skip
 
 

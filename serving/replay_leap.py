@@ -11,9 +11,10 @@ from serving.phase_law import iteration_time_scalar
 
 
 @numba.njit(cache=True)
-def decode_steps(r, visible_s, state, requests, limits):
+def decode_steps(r, visible_s, until_look, state, requests, limits):
     """Iterations that replica r will run as planned before anything changes: 1 unless all it runs is decoding and
-    nothing that waits can be admitted before a completion. Includes the one that completes a request."""
+    nothing that waits can be admitted before a completion. Includes the one that completes a request. `until_look`:
+    iterations until the engine looks at what has arrived."""
     least = np.int64(2**62)
     for k in range(state.count[r]):
         i = state.running[r, k]
@@ -25,13 +26,14 @@ def decode_steps(r, visible_s, state, requests, limits):
     if state.heap_size[r] > 0 and state.count[r] < limits.max_sequences:
         head = state.heap[r, 0]
         if requests.arrival_s[head] > visible_s:
-            return 1
+            least = min(least, until_look)
         start = min(requests.cached[head], requests.target[head] - 1)
         tokens = requests.target[head] - start
         if limits.batching == 0 and limits.chunked:
             tokens = min(tokens, limits.max_batched_tokens - state.count[r])
         needed = (start + tokens + limits.block_tokens - 1) // limits.block_tokens
-        if needed <= limits.kv_blocks - state.used_blocks[r] - limits.watermark_blocks:
+        fits = needed <= limits.kv_blocks - state.used_blocks[r] - limits.watermark_blocks
+        if fits and requests.arrival_s[head] <= visible_s:
             return 1
     growth = 0
     for k in range(state.count[r]):

@@ -33,6 +33,8 @@ class LoopLimits(NamedTuple):
     router: int
     concurrency: int
     leap: bool
+    admission: int
+    intake_iterations: int
 
 
 class LoopState(NamedTuple):
@@ -50,12 +52,15 @@ class LoopState(NamedTuple):
     held_blocks: np.ndarray
     busy_until: np.ndarray
     started: np.ndarray
+    looked_s: np.ndarray
+    since_look: np.ndarray
 
 
 class LoopRequests(NamedTuple):
     """Per request, [requests]: what it asks for and what has happened to it."""
 
     arrival_s: np.ndarray
+    delay_s: np.ndarray
     prompt: np.ndarray
     output: np.ndarray
     cached: np.ndarray
@@ -120,6 +125,24 @@ def _arrive(r, i, state, requests, limits):
     state.heap_size[r] = _push(state.heap[r], state.heap_size[r], requests, i)
     state.outstanding[r] += 1
     return True
+
+
+@numba.njit(cache=True)
+def _send(i, now, requests, limits):
+    """A client of a closed loop sends request i, which reaches the queue after its own delay."""
+    requests.arrival_s[i] = now + requests.delay_s[i]
+    if limits.admission == FCFS:
+        requests.key[i] = requests.arrival_s[i]
+
+
+@numba.njit(cache=True)
+def _next_arrival(first, last, now, state, requests):
+    """When the first request on its way reaches one of the idle replicas first .. last - 1; infinite if there is none."""
+    soonest = np.inf
+    for r in range(first, last):
+        if state.heap_size[r] > 0 and requests.arrival_s[state.heap[r, 0]] > now:
+            soonest = min(soonest, requests.arrival_s[state.heap[r, 0]])
+    return soonest
 
 
 @numba.njit(cache=True)
@@ -227,8 +250,8 @@ def _plan(r, now, visible_s, state, requests, limits):
 
 
 @numba.njit(cache=True)
-def _weigh(r, state, requests, tables, iteration_s, sequence_s, imbalance):
-    """Time of the planned iteration of replica r by itself, its tokens and decode context; 0 tokens: nothing to run."""
+def _weigh(r, state, requests, tables, iteration_s, sequence_s, imbalance, prompt_floor_s):
+    """Of the planned iteration of replica r: its time by itself, prompt tokens, decoding sequences and their context."""
     prefill, pairs, decoding, context, squares, sampled = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
     for k in range(state.count[r]):
         tokens = state.chunk[r, k]
@@ -246,13 +269,16 @@ def _weigh(r, state, requests, tables, iteration_s, sequence_s, imbalance):
             if requests.computed[i] + tokens >= requests.target[i]:
                 sampled += 1.0
     if prefill + decoding == 0.0:
-        return 0.0, 0.0, 0.0
+        return 0.0, 0.0, 0.0, 0.0
     mean_pairs = pairs / prefill if prefill > 0.0 else 0.0
     mean_context = context / decoding if decoding > 0.0 else 0.0
     if imbalance > 0.0 and decoding > 1.0:
         mean_context += imbalance * np.sqrt(max(squares / decoding - mean_context * mean_context, 0.0))
-    tau = iteration_time_scalar(tables, iteration_s, sequence_s, prefill, mean_pairs, decoding, mean_context, sampled)
-    return tau, prefill + decoding, mean_context
+    tau = iteration_time_scalar(
+        tables, iteration_s, sequence_s, prefill, mean_pairs, decoding, mean_context, sampled,
+        prompt_floor_s,
+    )
+    return tau, prefill, decoding, mean_context
 
 
 @numba.njit(cache=True)
@@ -287,7 +313,7 @@ def _commit(r, now, state, requests, limits):
 
 
 @numba.njit(cache=True)
-def run(requests, state, limits, tables: Tables, iteration_s, sequence_s, imbalance):
+def run(requests, state, limits, tables: Tables, iteration_s, sequence_s, imbalance, prompt_floor_s):
     """Replay all requests; returns (iterations, busy seconds, tokens generated, prompt tokens computed)."""
     total = requests.arrival_s.size
     groups = 1 if limits.lockstep else limits.replicas
@@ -314,7 +340,7 @@ def run(requests, state, limits, tables: Tables, iteration_s, sequence_s, imbala
             r = _route(limits, state, next_replica)
             next_replica = (r + 1) % limits.replicas
             if closed:
-                requests.arrival_s[upcoming] = now
+                _send(upcoming, now, requests, limits)
                 admitted_free -= 1
             if _arrive(r, upcoming, state, requests, limits):
                 group = r // width
@@ -339,7 +365,7 @@ def run(requests, state, limits, tables: Tables, iteration_s, sequence_s, imbala
             while admitted_free > 0 and upcoming < total:
                 r = _route(limits, state, next_replica)
                 next_replica = (r + 1) % limits.replicas
-                requests.arrival_s[upcoming] = now
+                _send(upcoming, now, requests, limits)
                 if _arrive(r, upcoming, state, requests, limits):
                     admitted_free -= 1
                     other = r // width
@@ -349,15 +375,22 @@ def run(requests, state, limits, tables: Tables, iteration_s, sequence_s, imbala
                 else:
                     left -= 1
                 upcoming += 1
-        tau, everything, context = 0.0, 0.0, 0.0
+        tau, everything, prompts, context = 0.0, 0.0, 0.0, 0.0
         visible_s = np.nextafter(state.started[g], -np.inf) if limits.lookahead else now
+        if 0 < state.since_look[g] < limits.intake_iterations:
+            visible_s = min(visible_s, state.looked_s[g])
+        else:
+            state.looked_s[g], state.since_look[g] = visible_s, 0
         for _attempt in range(2):
             for r in range(g * width, (g + 1) * width):
                 _plan(r, now, visible_s, state, requests, limits)
-                own, tokens, context = _weigh(r, state, requests, tables, iteration_s, sequence_s, imbalance)
+                own, prefill, decoding, context = _weigh(
+                    r, state, requests, tables, iteration_s, sequence_s, imbalance, prompt_floor_s
+                )
                 tau = max(tau, own)
-                everything += tokens
-            if everything > 0.0 or not limits.lookahead:
+                prompts += prefill
+                everything += prefill + decoding
+            if everything > 0.0 or visible_s == now:
                 break
             # nothing was planned ahead: the engine looks at the queue as it is now
             visible_s = now
@@ -365,19 +398,21 @@ def run(requests, state, limits, tables: Tables, iteration_s, sequence_s, imbala
                 state.held_slots[r] = 0
                 state.held_blocks[r] = 0
         if everything == 0.0:
-            state.busy_until[g] = np.inf
+            state.busy_until[g] = _next_arrival(g * width, (g + 1) * width, now, state, requests)
             continue
         shared_s = group_time_scalar(tables, everything)
         steps, last_s = 1, tau
         if limits.leap and limits.replicas == 1 and (upcoming == total or (closed and admitted_free == 0)):
-            steps = decode_steps(0, visible_s, state, requests, limits)
+            until_look = max(limits.intake_iterations - state.since_look[0], 1)
+            steps = decode_steps(0, visible_s, until_look, state, requests, limits)
             if steps > 1:
                 tau, last_s = leap(0, steps, context, state, requests, limits, tables, iteration_s, sequence_s)
                 generated += (steps - 1) * state.count[0]
                 computed += (steps - 1) * everything
         tau += steps * shared_s
-        state.started[g] = now + tau - last_s - shared_s
+        state.started[g] = now if steps == 1 else now + tau - last_s - shared_s
         state.busy_until[g] = now + tau
+        state.since_look[g] = 0 if prompts > 0.0 else (state.since_look[g] + steps) % limits.intake_iterations
         iterations += steps
         busy_s += tau
         computed += everything

@@ -1,0 +1,134 @@
+"""What a row of a serving table deploys: model in its served formats, chip, degrees of parallelism, cache format, protocol.
+
+Facts of published checkpoints and engines, not of rows: NVFP4 checkpoints of mixtures keep attention in the model's own
+format and come with an fp8 cache; TensorRT-LLM serves quantised checkpoints with an fp8 cache. Rows that leave the degree
+of attention data parallelism out carry it as the ratio of the requests in flight to those of one rank.
+"""
+
+import re
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+import hardware
+import workloads
+from hardware.accelerator import Accelerator
+from workloads import Parallelism
+from workloads.quantisation import Quantisation, uniform
+from workloads.transformer import TransformerModel
+
+#: Weight formats as tables write them.
+FORMATS = {"fp8": "fp8", "fp8_block": "fp8_block", "nvfp4": "nvfp4", "int4_wo": "int4", "mxfp4": "mxfp4"}
+#: Formats of rows that name only a precision.
+PRECISION = {"fp8": "fp8_block", "fp4": "nvfp4", "int4": "int4"}
+#: (prompt, output) lengths of InferenceX, whose clients draw lengths uniformly in [0.8, 1] of them. Other rows were
+#: measured with equal lengths (their waves of requests stay in step).
+RANDOM_LENGTHS = ((1024, 1024), (1024, 8192), (8192, 1024))
+SPREAD = 0.2
+
+
+class Pool(NamedTuple):
+    """Workers of one kind: `replicas` of `parallelism` each; `parallelism.dp` ranks of attention data parallelism run in
+    lockstep."""
+
+    parallelism: Parallelism
+    replicas: int = 1
+
+
+class Served(NamedTuple):
+    """What runs on every worker of a row."""
+
+    model: TransformerModel
+    chip: Accelerator
+    stack: str
+    kv_dtype: str
+
+
+def served(row: Any) -> Served | None:
+    """None for models and chips that are not built in."""
+    model = served_model(row)
+    try:
+        chip = hardware.load(str(row["system"]))
+    except ValueError:
+        return None
+    return None if model is None else Served(model, chip, str(row["backend"]), _kv_dtype(row, model))
+
+
+def spread_of(row: Any) -> float:
+    """How far lengths scatter below the nominal ones."""
+    return SPREAD if (int(row["isl"]), int(row["osl"])) in RANDOM_LENGTHS else 0.0
+
+
+def degree(row: Any, name: str) -> int:
+    """A whole degree of at least 1; 1 where the row has none."""
+    value = row.get(name)
+    return int(value) if pd.notna(value) and value >= 1 else 1
+
+
+def aggregated_pool(row: Any) -> Pool:
+    """The workers of an aggregated deployment."""
+    tp, ranks, experts = degree(row, "tp_size"), degree(row, "attention_dp_size"), degree(row, "moe_ep_size")
+    pp, batch = degree(row, "pp_size"), row.get("batch_size")
+    groups = 1
+    if pd.notna(batch) and batch >= 1:
+        groups = max(round(float(row["concurrency"]) / float(batch) / ranks), 1)
+    if groups > 1 and pd.isna(row.get("attention_dp_size")) and tp % groups == 0:
+        return Pool(layout(tp // groups, groups, experts, pp))
+    return Pool(layout(tp, ranks, experts, pp), groups)
+
+
+def layout(tp: int, ranks: int, experts: int, pp: int) -> Parallelism:
+    """Degrees of one worker: experts of data-parallel ranks travel by all-to-all over all of them."""
+    if ranks > 1:
+        return Parallelism(tp=tp, dp=ranks, ep=tp * ranks if experts > 1 or tp == 1 else 1, pp=pp)
+    return Parallelism(tp=tp, ep=experts if tp % experts == 0 else 1, pp=pp)
+
+
+def served_model(row: Any) -> TransformerModel | None:
+    """The model of a row in the row's formats; None if it is not built in."""
+    model = built_in(str(row["model_path"]))
+    if model is None:
+        return None
+    dense, experts = row.get("gemm_quant_mode"), row.get("moe_quant_mode")
+    precision = str(row["prec"])
+    if model.quantisation.experts == "mxfp4":
+        return model
+    named = FORMATS.get(dense) if isinstance(dense, str) else PRECISION.get(precision)
+    mixture = _is_mixture(model)
+    if named is None:
+        return model.with_quantisation(Quantisation())
+    if named == "int4":  # published int4 checkpoints of mixtures quantise the experts alone
+        return model.with_quantisation(Quantisation(experts="int4") if mixture else uniform("int4"))
+    routed = FORMATS.get(experts, named) if isinstance(experts, str) else named
+    attention = "" if mixture and named == "nvfp4" else named
+    return model.with_quantisation(
+        Quantisation(attention=attention, dense=named, experts=routed, shared_experts=named)
+    )
+
+
+def _is_mixture(model: TransformerModel) -> bool:
+    return any(hasattr(group.feed_forward, "experts") for group in model.layers)
+
+
+def _kv_dtype(row: Any, model: TransformerModel) -> str:
+    formats = model.quantisation
+    if "nvfp4" in (formats.dense, formats.experts):
+        return "fp8"
+    quantised = any(name.startswith(("fp8", "mxfp4")) for name in (formats.dense, formats.experts))
+    return "fp8" if row["backend"] == "trtllm" and quantised else ""
+
+
+def built_in(path: str) -> TransformerModel | None:
+    """The built-in model of a hub path: fine-tuning, date and format suffixes dropped."""
+    name = path.rpartition("/")[2].lower()
+    name = re.sub(r"-(nvfp4|fp8|fp4|bf16|int4|awq|gptq|dynamic|mxfp4|w4a16|w8a8|kv)(?=-|$)", "", name)
+    known = workloads.model_names()
+    shorter = [name, re.sub(r"-(instruct|thinking|chat|it|base|hf)(?=-|$).*$", "", name)]
+    shorter += [re.sub(r"-\d{4}$", "", stem) for stem in shorter]
+    shorter += [re.sub(r"^meta-", "", stem) for stem in shorter]
+    shorter += [re.sub(r"\.1$", "", stem) for stem in shorter]
+    for candidate in shorter:
+        if candidate in known:
+            found = workloads.load(candidate)
+            return found if isinstance(found, TransformerModel) else None
+    return None
