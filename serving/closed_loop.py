@@ -19,7 +19,7 @@ from serving.requests import Requests
 WAVES, SPREAD = 10, 0.2
 #: Output tokens a replay of one point may take; longer benchmarks are replayed with fewer waves and the means of
 #: the first wave and of the later ones weighed as in the whole (at least 3 waves).
-MOST_TOKENS = 4e6
+MOST_TOKENS = 1e6
 
 
 def closed_loop(
@@ -34,20 +34,32 @@ def closed_loop(
     spread: float = SPREAD,
     replicas: int = 1,
     lockstep: bool = False,
+    intake: int = 1,
     waves: int = WAVES,
     seed: int = 0,
 ) -> tuple[float, float]:
     """(mean time to first token, mean time per output token) in seconds of the benchmark on `replicas` equal replicas
-    that take requests in turn (`lockstep`: and wait for one another); `kv_tokens` of each."""
+    that take requests in turn (`lockstep`: and wait for one another); `kv_tokens` of each; `intake`: iterations
+    between two looks at the queue."""
     engine = known.calibrated() if calibrated else known.engine
     tokens = max(engine.max_batched_tokens, input_tokens if engine.batching != "mixed" else 1)
-    engine = replace(engine, max_batched_tokens=tokens, kv_tokens=max(kv_tokens, float(engine.block_tokens)))
+    engine = replace(
+        engine,
+        max_batched_tokens=tokens,
+        kv_tokens=max(kv_tokens, float(engine.block_tokens)),
+        intake_iterations=intake,
+    )
     few = int(np.clip(MOST_TOKENS / (concurrency * output_tokens), min(3, waves), waves))
     generator, count = np.random.default_rng(seed), few * concurrency
     prompts, outputs = np.ceil(generator.uniform(1.0 - spread, 1.0, (2, count)) * [[input_tokens], [output_tokens]])
     delay_s = generator.exponential(1.0, count) * engine.overheads.request_s
     served = replay(
-        Requests.of(0.0, prompts, outputs), law, engine, Deployment(replicas, "round_robin", lockstep), concurrency=concurrency, delay_s=delay_s
+        Requests.of(0.0, prompts, outputs),
+        law,
+        engine,
+        Deployment(replicas, "round_robin", lockstep),
+        concurrency=concurrency,
+        delay_s=delay_s,
     )
     return _mean(served, "ttft_s", concurrency, waves), _mean(served, "tpot_s", concurrency, waves)
 

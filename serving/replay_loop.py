@@ -275,7 +275,14 @@ def _weigh(r, state, requests, tables, iteration_s, sequence_s, imbalance, promp
     if imbalance > 0.0 and decoding > 1.0:
         mean_context += imbalance * np.sqrt(max(squares / decoding - mean_context * mean_context, 0.0))
     tau = iteration_time_scalar(
-        tables, iteration_s, sequence_s, prefill, mean_pairs, decoding, mean_context, sampled,
+        tables,
+        iteration_s,
+        sequence_s,
+        prefill,
+        mean_pairs,
+        decoding,
+        mean_context,
+        sampled,
         prompt_floor_s,
     )
     return tau, prefill, decoding, mean_context

@@ -1,7 +1,7 @@
 """What a row of a serving table deploys: model in its served formats, chip, degrees of parallelism, cache format, protocol.
 
 Facts of published checkpoints and engines, not of rows: NVFP4 checkpoints of mixtures keep attention in the model's own
-format and come with an fp8 cache; TensorRT-LLM serves quantised checkpoints with an fp8 cache. Rows that leave the degree
+format; quantised checkpoints are served with an fp8 cache by TensorRT-LLM and on Blackwell. Rows that leave the degree
 of attention data parallelism out carry it as the ratio of the requests in flight to those of one rank.
 """
 
@@ -25,6 +25,8 @@ PRECISION = {"fp8": "fp8_block", "fp4": "nvfp4", "int4": "int4"}
 #: measured with equal lengths (their waves of requests stay in step).
 RANDOM_LENGTHS = ((1024, 1024), (1024, 8192), (8192, 1024))
 SPREAD = 0.2
+#: Decoding iterations between two looks at the queue, as those benchmarks launch SGLang (--scheduler-recv-interval).
+INTAKE = {"sglang": 30}
 
 
 class Pool(NamedTuple):
@@ -51,12 +53,17 @@ def served(row: Any) -> Served | None:
         chip = hardware.load(str(row["system"]))
     except ValueError:
         return None
-    return None if model is None else Served(model, chip, str(row["backend"]), _kv_dtype(row, model))
+    return None if model is None else Served(model, chip, str(row["backend"]), _kv_dtype(row, model, chip))
 
 
 def spread_of(row: Any) -> float:
     """How far lengths scatter below the nominal ones."""
     return SPREAD if (int(row["isl"]), int(row["osl"])) in RANDOM_LENGTHS else 0.0
+
+
+def intake_of(row: Any) -> int:
+    """Decoding iterations between two looks of the scheduler at the queue."""
+    return INTAKE.get(str(row["backend"]), 1) if spread_of(row) else 1
 
 
 def degree(row: Any, name: str) -> int:
@@ -101,21 +108,17 @@ def served_model(row: Any) -> TransformerModel | None:
         return model.with_quantisation(Quantisation(experts="int4") if mixture else uniform("int4"))
     routed = FORMATS.get(experts, named) if isinstance(experts, str) else named
     attention = "" if mixture and named == "nvfp4" else named
-    return model.with_quantisation(
-        Quantisation(attention=attention, dense=named, experts=routed, shared_experts=named)
-    )
+    return model.with_quantisation(Quantisation(attention=attention, dense=named, experts=routed, shared_experts=named))
 
 
 def _is_mixture(model: TransformerModel) -> bool:
     return any(hasattr(group.feed_forward, "experts") for group in model.layers)
 
 
-def _kv_dtype(row: Any, model: TransformerModel) -> str:
-    formats = model.quantisation
-    if "nvfp4" in (formats.dense, formats.experts):
-        return "fp8"
-    quantised = any(name.startswith(("fp8", "mxfp4")) for name in (formats.dense, formats.experts))
-    return "fp8" if row["backend"] == "trtllm" and quantised else ""
+def _kv_dtype(row: Any, model: TransformerModel, chip: Accelerator) -> str:
+    formats = (model.quantisation.dense, model.quantisation.experts)
+    quantised = any(name.startswith(("fp8", "mxfp4", "nvfp4")) for name in formats)
+    return "fp8" if quantised and (row["backend"] == "trtllm" or chip.architecture.startswith("Blackwell")) else ""
 
 
 def built_in(path: str) -> TransformerModel | None:

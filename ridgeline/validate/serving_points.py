@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from ridgeline.validate.report import track
-from ridgeline.validate.serving_deployments import Pool, Served, aggregated_pool, served, spread_of
+from ridgeline.validate.serving_deployments import Pool, Served, aggregated_pool, intake_of, served, spread_of
 from serving.closed_form_law import Knots, closed_form_law
 from serving.closed_loop import closed_loop
 from serving.engines import KnownEngine, engines
@@ -45,6 +45,7 @@ class Load(NamedTuple):
     input_tokens: int
     output_tokens: int
     spread: float
+    intake: int
 
     def predict(self, known: KnownEngine, *, calibrated: bool = True) -> tuple[float, float]:
         """(mean time to first token, mean time per output token), seconds."""
@@ -52,6 +53,7 @@ class Load(NamedTuple):
         return closed_loop(
             self.law, known, self.concurrency, self.input_tokens, self.output_tokens, calibrated=calibrated,
             kv_tokens=self.kv_tokens, spread=self.spread, replicas=max(ranks, self.pool.replicas), lockstep=ranks > 1,
+            intake=self.intake,
         )  # fmt: skip
 
 
@@ -69,7 +71,9 @@ class Laws:
         found = None if what is None else self.rank(what, pool, float(row["isl"] + row["osl"]))
         if found is None:
             return None
-        return Load(*found, pool, int(row["concurrency"]), int(row["isl"]), int(row["osl"]), spread_of(row))
+        return Load(
+            *found, pool, int(row["concurrency"]), int(row["isl"]), int(row["osl"]), spread_of(row), intake_of(row)
+        )
 
     def rank(self, what: Served, pool: Pool, context_tokens: float) -> tuple[PhaseLaw, float] | None:
         """Law and tokens of cache of one data-parallel rank of a worker; None where shapes do not divide."""
@@ -78,7 +82,12 @@ class Laws:
         if key not in self._laws:
             try:
                 law = closed_form_law(
-                    what.model, what.chip, parallelism, tile_estimator(what.stack), kv_dtype=what.kv_dtype, knots=Knots()
+                    what.model,
+                    what.chip,
+                    parallelism,
+                    tile_estimator(what.stack),
+                    kv_dtype=what.kv_dtype,
+                    knots=Knots(),
                 )
             except ValueError:
                 self._laws[key] = None
