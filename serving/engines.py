@@ -1,5 +1,6 @@
 """Serving engines by name: their policies (facts of the engine) and overheads (fitted), from `constants/engines.toml`."""
 
+import re
 import tomllib
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -7,23 +8,38 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
+from hardware.accelerator import Accelerator
 from serving.engine import Engine, Overheads
+
+#: Bytes of device memory below which engines take smaller iterations.
+SMALL_MEMORY_BYTES = 100e9
 
 
 @dataclass(frozen=True, kw_only=True)
 class KnownEngine:
-    """An engine with default limits. `overheads`: fitted, see `source`; `deviation`: standard deviation of ln(measured / predicted) per
-    metric with these overheads."""
+    """An engine with default limits. `overheads`: fitted, see `source`; `deviation`: standard deviation of
+    ln(measured / predicted) per metric with these overheads, on deployments left out of the fit. An entry with `of` stands
+    for the versions of that engine below `before`. `small_memory_tokens`: token budget of an iteration on chips with less
+    than `SMALL_MEMORY_BYTES` (0: the same as on others)."""
 
     name: str
     engine: Engine
     overheads: Overheads
     deviation: dict[str, float]
     source: str
+    of: str = ""
+    before: str = ""
+    small_memory_tokens: int = 0
 
     def calibrated(self) -> Engine:
         """The engine with its fitted overheads; `engine` alone has none."""
         return replace(self.engine, overheads=self.overheads)
+
+    def on(self, chip: Accelerator) -> "KnownEngine":
+        """The engine with its defaults on `chip`."""
+        if not self.small_memory_tokens or chip.dram.capacity_bytes >= SMALL_MEMORY_BYTES:
+            return self
+        return replace(self, engine=replace(self.engine, max_batched_tokens=self.small_memory_tokens))
 
 
 def load_engine(name: str) -> KnownEngine:
@@ -37,9 +53,20 @@ def load_engine(name: str) -> KnownEngine:
 
 
 def engine_of(name: str, version: str) -> KnownEngine:
-    """The engine `name` with the overheads of `version` where that was fitted, of other versions otherwise."""
+    """The engine `name` as of `version` ("" or no number: the latest): the entry of just that version where there is one,
+    else the lowest `before` above it."""
     known = engines()
-    return known.get(f"{name}-{version}") or load_engine(name)
+    if f"{name}-{version}" in known:
+        return known[f"{name}-{version}"]
+    number = version_number(version)
+    older = [k for k in known.values() if k.of == name and number and number < version_number(k.before)]
+    return min(older, key=lambda k: version_number(k.before)) if older else load_engine(name)
+
+
+def version_number(version: str) -> tuple[int, ...]:
+    """Leading numbers of a version: "1.2.0rc3" -> (1, 2, 0); () for one that starts with none."""
+    found = re.match(r"v?(\d+(?:\.\d+)*)", version)
+    return tuple(int(part) for part in found.group(1).split(".")) if found else ()
 
 
 @cache
@@ -56,4 +83,7 @@ def _engine(name: str, table: dict[str, Any]) -> KnownEngine:
         overheads=Overheads(**table.get("overheads", {})),
         deviation=dict(table.get("deviation", {})),
         source=table["source"],
+        of=table.get("of", ""),
+        before=table.get("before", ""),
+        small_memory_tokens=table.get("small_memory_tokens", 0),
     )

@@ -13,6 +13,7 @@ import pandas as pd
 import hardware
 import workloads
 from hardware.accelerator import Accelerator
+from serving.engines import KnownEngine, engine_of
 from workloads import Parallelism
 from workloads.quantisation import Quantisation, uniform
 from workloads.transformer import TransformerModel
@@ -21,10 +22,11 @@ from workloads.transformer import TransformerModel
 FORMATS = {"fp8": "fp8", "fp8_block": "fp8_block", "nvfp4": "nvfp4", "int4_wo": "int4", "mxfp4": "mxfp4"}
 #: Formats of rows that name only a precision.
 PRECISION = {"fp8": "fp8_block", "fp4": "nvfp4", "int4": "int4"}
-#: (prompt, output) lengths of InferenceX, whose clients draw lengths uniformly in [0.8, 1] of them. Other rows were
-#: measured with equal lengths (their waves of requests stay in step).
-RANDOM_LENGTHS = ((1024, 1024), (1024, 8192), (8192, 1024))
+#: (prompt, output) lengths of InferenceX. Clients draw lengths uniformly in [0.8, 1] of the nominal ones, but for SGLang at
+#: lengths that are not InferenceX's: there every wave of requests arrives and ends in step, as only equal lengths do.
+INFERENCEX_LENGTHS = ((1024, 1024), (1024, 8192), (8192, 1024))
 SPREAD = 0.2
+EQUAL_LENGTHS = ("sglang",)
 #: Decoding iterations between two looks at the queue, as those benchmarks launch SGLang (--scheduler-recv-interval).
 INTAKE = {"sglang": 30}
 
@@ -58,12 +60,27 @@ def served(row: Any) -> Served | None:
 
 def spread_of(row: Any) -> float:
     """How far lengths scatter below the nominal ones."""
-    return SPREAD if (int(row["isl"]), int(row["osl"])) in RANDOM_LENGTHS else 0.0
+    return 0.0 if str(row["backend"]) in EQUAL_LENGTHS and not _inferencex(row) else SPREAD
 
 
 def intake_of(row: Any) -> int:
     """Decoding iterations between two looks of the scheduler at the queue."""
-    return INTAKE.get(str(row["backend"]), 1) if spread_of(row) else 1
+    return INTAKE.get(str(row["backend"]), 1) if _inferencex(row) else 1
+
+
+def row_engine(row: Any) -> KnownEngine | None:
+    """The engine of a row as of its version, with its defaults on the row's chip; None where it is unknown."""
+    version = row.get("backend_version")
+    try:
+        return engine_of(str(row["backend"]), version if isinstance(version, str) else "").on(
+            hardware.load(str(row["system"]))
+        )
+    except ValueError:
+        return None
+
+
+def _inferencex(row: Any) -> bool:
+    return (int(row["isl"]), int(row["osl"])) in INFERENCEX_LENGTHS
 
 
 def degree(row: Any, name: str) -> int:

@@ -5,6 +5,7 @@ its load is the closed loop of `serving.closed_loop`. Rows without the degrees o
 deployment, of unknown models or chips are counted and not answered.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,8 +13,16 @@ import numpy as np
 import pandas as pd
 
 from ridgeline.validate.report import track
-from ridgeline.validate.serving_deployments import Pool, Served, aggregated_pool, intake_of, served, spread_of
-from serving.closed_form_law import Knots, closed_form_law
+from ridgeline.validate.serving_deployments import (
+    Pool,
+    Served,
+    aggregated_pool,
+    intake_of,
+    row_engine,
+    served,
+    spread_of,
+)
+from serving.closed_form_law import closed_form_law
 from serving.closed_loop import closed_loop
 from serving.engines import KnownEngine, engines
 from serving.kv_capacity import kv_capacity_tokens
@@ -46,9 +55,15 @@ class Load(NamedTuple):
     output_tokens: int
     spread: float
     intake: int
+    engine: KnownEngine
 
-    def predict(self, known: KnownEngine, *, calibrated: bool = True) -> tuple[float, float]:
-        """(mean time to first token, mean time per output token), seconds."""
+    def key(self) -> tuple:
+        """What two rows that are the same benchmark share."""
+        return (id(self.law), self.engine.name, *self[1:-1])
+
+    def predict(self, known: KnownEngine | None = None, *, calibrated: bool = True) -> tuple[float, float]:
+        """(mean time to first token, mean time per output token), seconds. `known`: other overheads than the engine's."""
+        known = self.engine if known is None else replace(self.engine, overheads=known.overheads)
         ranks = int(self.pool.parallelism.dp)
         return closed_loop(
             self.law, known, self.concurrency, self.input_tokens, self.output_tokens, calibrated=calibrated,
@@ -67,13 +82,12 @@ class Laws:
         """The row as a load; None if it is not an aggregated deployment of known parts."""
         if not answerable(row):
             return None
-        pool, what = aggregated_pool(row), served(row)
-        found = None if what is None else self.rank(what, pool, float(row["isl"] + row["osl"]))
-        if found is None:
+        pool, what, engine = aggregated_pool(row), served(row), row_engine(row)
+        found = None if what is None or engine is None else self.rank(what, pool, float(row["isl"] + row["osl"]))
+        if found is None or engine is None:
             return None
-        return Load(
-            *found, pool, int(row["concurrency"]), int(row["isl"]), int(row["osl"]), spread_of(row), intake_of(row)
-        )
+        lengths = int(row["isl"]), int(row["osl"])
+        return Load(*found, pool, int(row["concurrency"]), *lengths, spread_of(row), intake_of(row), engine)
 
     def rank(self, what: Served, pool: Pool, context_tokens: float) -> tuple[PhaseLaw, float] | None:
         """Law and tokens of cache of one data-parallel rank of a worker; None where shapes do not divide."""
@@ -81,14 +95,8 @@ class Laws:
         key = repr((what.model.name, what.model.quantisation, what.chip.name, what.stack, what.kv_dtype, parallelism))
         if key not in self._laws:
             try:
-                law = closed_form_law(
-                    what.model,
-                    what.chip,
-                    parallelism,
-                    tile_estimator(what.stack),
-                    kv_dtype=what.kv_dtype,
-                    knots=Knots(),
-                )
+                estimator = tile_estimator(what.stack)
+                law = closed_form_law(what.model, what.chip, parallelism, estimator, kv_dtype=what.kv_dtype)
             except ValueError:
                 self._laws[key] = None
             else:
@@ -113,10 +121,17 @@ def answerable(row: Any) -> bool:
 
 def predict_points(rows: Frame, *, calibrated: bool) -> tuple[np.ndarray, np.ndarray]:
     """(time to first token, time per output token) in seconds, arrays [rows]; NaN where not answered."""
-    laws, known = Laws(), engines()
+    from ridgeline.validate import serving_disaggregated
+
+    laws, known = Laws(), {}
     found = np.full((len(rows), 2), np.nan)
     for position, (_, row) in enumerate(track(rows.iterrows(), "serving points")):
         load = laws.load(row)
-        if load is not None:
-            found[position] = load.predict(known[row["backend"]], calibrated=calibrated)
+        if load is None:
+            found[position] = serving_disaggregated.predict(row, laws, calibrated=calibrated)
+            continue
+        key = load.key()
+        if key not in known:
+            known[key] = load.predict(calibrated=calibrated)
+        found[position] = known[key]
     return found[:, 0], found[:, 1]

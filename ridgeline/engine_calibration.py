@@ -1,0 +1,125 @@
+"""Overheads of serving engines from measured benchmarks, with what each left-out deployment, GPU type and model says of them.
+
+Clean aggregated points on a single replica count, each benchmark once (ranks in lockstep and replicas behind a router are
+predicted, not fitted: their replays are slow and few). An engine's constants are shipped with the standard deviation of
+ln(measured / predicted) over deployments left out of the fit, which is what intervals are made from.
+"""
+
+import datetime
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ridgeline.validate.report import track
+from ridgeline.validate.serving_points import Laws, Load, read_points
+from serving.engine_fit import UNITS, FitPoint, fit_overheads, left_out_errors, linearise, overheads_of
+from serving.engines import KnownEngine, load_engine
+
+SPLITS = ("none", "deployment", "gpu", "model")
+METRICS = ("ttft", "tpot")
+#: Tokens a benchmark may generate and still be looked at while the fit walks.
+WALK_TOKENS = 2e5
+
+
+class EngineFit(NamedTuple):
+    """One engine: its constants (in `UNITS`), rows of the table that were used, and ln(predicted / measured) [rows, 2] per
+    split, left-out rows predicted by the others."""
+
+    known: KnownEngine
+    values: np.ndarray
+    rows: np.ndarray
+    errors: dict[str, np.ndarray]
+
+
+def calibrate_engines(path: Path, *, progress: Callable[[str], None] | None = None) -> list[EngineFit]:
+    """Fit every engine that has clean points in the table at `path`."""
+    table: Any = read_points(path)
+    clean = table[table["clean"].astype(bool)].drop_duplicates(
+        ["model_path", "system", "backend", "prec", "tp_size", "isl", "osl", "concurrency", "silicon_tpot_ms"]
+    )
+    laws = Laws()
+    loads: dict[int, Load] = {}
+    for index, row in track(clean.iterrows(), "phase laws"):
+        load = laws.load(row)
+        if load is not None and load.pool.replicas * load.pool.parallelism.dp == 1:
+            loads[int(index)] = load
+    fits = []
+    for name in sorted({load.engine.name for load in loads.values()}, reverse=True):
+        rows = [index for index, load in loads.items() if load.engine.name == name]
+        if progress:
+            progress(f"{name}: {len(rows)} benchmarks")
+        fits.append(_fit(name, table, _informative(table, rows), loads))
+    return fits
+
+
+def _fit(name: str, table: Any, rows: list[int], loads: dict[int, Load]) -> EngineFit:
+    known = load_engine(name)
+    points = [_point(table.loc[index], loads[index]) for index in rows]
+    walked = [p for p, index in zip(points, rows) if _tokens(table, index) < WALK_TOKENS]
+    values = fit_overheads(walked or points, known)
+    linear = linearise(points, known, values)
+    errors = {"none": linear.error}
+    for split in SPLITS[1:]:
+        errors[split] = left_out_errors(linear, [getattr(p, split) for p in points])
+    return EngineFit(known, values, np.array(rows), errors)
+
+
+def _point(row: Any, load: Load) -> FitPoint:
+    deployment = "/".join(str(row[name]) for name in ("model_path", "system", "prec", "tp_size", "isl", "osl"))
+    return FitPoint(
+        lambda known: load.predict(known), row["silicon_ttft_ms"] * 1e-3, row["silicon_tpot_ms"] * 1e-3,
+        deployment, str(row["system"]), str(row.get("model", row["model_path"])),
+    )  # fmt: skip
+
+
+def _informative(table: Any, rows: list[int]) -> list[int]:
+    """Deployments in turn, so that the first rows are as varied as can be."""
+    part = table.loc[rows].sample(frac=1.0, random_state=0)
+    turn = part.groupby(["model_path", "system", "prec", "tp_size", "isl", "osl"], dropna=False).cumcount()
+    return list(part.assign(turn=turn).sort_values("turn", kind="stable").index)
+
+
+def _tokens(table: Any, index: int) -> float:
+    return float(table.loc[index, "concurrency"]) * float(table.loc[index, "osl"])
+
+
+def report(fits: list[EngineFit]) -> list[dict[str, Any]]:
+    """One row per engine, metric and split: mean and median error of left-out rows, bias, and coverage of 90 % intervals."""
+    rows = []
+    for fit in fits:
+        for split, errors in fit.errors.items():
+            for column, metric in enumerate(METRICS):
+                ape = np.abs(np.expm1(errors[:, column]))
+                rows.append({
+                    "engine": fit.known.name, "metric": metric, "left_out": split, "n": len(ape),
+                    "mape": float(ape.mean()), "median_ape": float(np.median(ape)),
+                    "bias": float(np.median(errors[:, column])), "deviation": spread(errors[:, column]),
+                })  # fmt: skip
+    return rows
+
+
+def spread(errors: np.ndarray) -> float:
+    """The deviation whose normal 90 % interval holds 90 % of `errors` (a conformal quantile, outliers and all)."""
+    level = min(0.9 * (1.0 + 1.0 / len(errors)), 1.0)
+    return float(np.quantile(np.abs(errors), level) / 1.6449)
+
+
+def constants_toml(fits: list[EngineFit]) -> dict[str, str]:
+    """Per engine the lines `overheads = ...`, `deviation = ...` and `fitted = ...` of `engines.toml`."""
+    date, lines = datetime.date.today().isoformat(), {}
+    for fit in fits:
+        overheads = overheads_of(fit.values)
+        numbers = ", ".join(f"{name} = {getattr(overheads, name):.2g}" for name in UNITS)
+        left = fit.errors["deployment"]
+        deviation = ", ".join(f"{m} = {spread(left[:, c]):.2f}" for c, m in enumerate(METRICS))
+        ape = np.abs(np.expm1(left))
+        lines[fit.known.name] = (
+            f"overheads = {{ {numbers} }}\n"
+            f"deviation = {{ {deviation} }}\n"
+            f"fitted = \"{date}, {len(fit.rows)} benchmarks of aiconfigurator's silicon table @095f58a51 over closed-form "
+            f"kernels; deployments left out: mean TTFT {100 * ape[:, 0].mean():.0f} % (median "
+            f'{100 * np.median(ape[:, 0]):.0f} %), mean TPOT {100 * ape[:, 1].mean():.0f} % ({100 * np.median(ape[:, 1]):.0f} %)"'
+        )
+    return lines
