@@ -13,32 +13,35 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ridgeline.validate.report import track
+from ridgeline.validate.serving_deployments import model_name
 from ridgeline.validate.serving_points import Laws, Load, read_points
 from serving.engine_fit import UNITS, FitPoint, fit_overheads, left_out_errors, linearise, overheads_of
 from serving.engines import KnownEngine, load_engine
 
 SPLITS = ("none", "deployment", "gpu", "model")
 METRICS = ("ttft", "tpot")
+#: Columns that rows of one and the same benchmark share (tables hold re-exports).
+SAME_BENCHMARK = ["model_path", "system", "backend", "prec", "tp_size", "isl", "osl", "concurrency", "silicon_ttft_ms",
+                  "silicon_tpot_ms", "clean"]  # fmt: skip
 #: Tokens a benchmark may generate and still be looked at while the fit walks.
 WALK_TOKENS = 2e5
 
 
 class EngineFit(NamedTuple):
-    """One engine: its constants (in `UNITS`), rows of the table that were used, and ln(predicted / measured) [rows, 2] per
-    split, left-out rows predicted by the others."""
+    """One engine: its constants (in `UNITS`), rows of the table that were used, "gpu/model" of them, and ln(predicted /
+    measured) [rows, 2] per split, left-out rows predicted by the others."""
 
     known: KnownEngine
     values: np.ndarray
     rows: np.ndarray
+    seen: tuple[str, ...]
     errors: dict[str, np.ndarray]
 
 
 def calibrate_engines(path: Path, *, progress: Callable[[str], None] | None = None) -> list[EngineFit]:
     """Fit every engine that has clean points in the table at `path`."""
     table: Any = read_points(path)
-    clean = table[table["clean"].astype(bool)].drop_duplicates(
-        ["model_path", "system", "backend", "prec", "tp_size", "isl", "osl", "concurrency", "silicon_tpot_ms"]
-    )
+    clean = table[table["clean"].astype(bool)].drop_duplicates(SAME_BENCHMARK)
     laws = Laws()
     loads: dict[int, Load] = {}
     for index, row in track(clean.iterrows(), "phase laws"):
@@ -63,14 +66,15 @@ def _fit(name: str, table: Any, rows: list[int], loads: dict[int, Load]) -> Engi
     errors = {"none": linear.error}
     for split in SPLITS[1:]:
         errors[split] = left_out_errors(linear, [getattr(p, split) for p in points])
-    return EngineFit(known, values, np.array(rows), errors)
+    seen = tuple(sorted({f"{p.gpu}/{p.model}" for p in points}))
+    return EngineFit(known, values, np.array(rows), seen, errors)
 
 
 def _point(row: Any, load: Load) -> FitPoint:
     deployment = "/".join(str(row[name]) for name in ("model_path", "system", "prec", "tp_size", "isl", "osl"))
     return FitPoint(
         lambda known: load.predict(known), row["silicon_ttft_ms"] * 1e-3, row["silicon_tpot_ms"] * 1e-3,
-        deployment, str(row["system"]), str(row.get("model", row["model_path"])),
+        deployment, str(row["system"]), model_name(row),
     )  # fmt: skip
 
 
@@ -113,11 +117,17 @@ def constants_toml(fits: list[EngineFit]) -> dict[str, str]:
         overheads = overheads_of(fit.values)
         numbers = ", ".join(f"{name} = {getattr(overheads, name):.2g}" for name in UNITS)
         left = fit.errors["deployment"]
-        deviation = ", ".join(f"{m} = {spread(left[:, c]):.2f}" for c, m in enumerate(METRICS))
+        numbers_of = [(m, spread(left[:, c])) for c, m in enumerate(METRICS)]
+        numbers_of += [
+            (f"{m}_new", max(spread(fit.errors[split][:, c]) for split in ("gpu", "model")))
+            for c, m in enumerate(METRICS)
+        ]
+        deviation = ", ".join(f"{name} = {value:.2f}" for name, value in numbers_of)
+        seen = ", ".join(f'"{name}"' for name in fit.seen)
         ape = np.abs(np.expm1(left))
         lines[fit.known.name] = (
             f"overheads = {{ {numbers} }}\n"
-            f"deviation = {{ {deviation} }}\n"
+            f"deviation = {{ {deviation} }}\nseen = [{seen}]\n"
             f"fitted = \"{date}, {len(fit.rows)} benchmarks of aiconfigurator's silicon table @095f58a51 over closed-form "
             f"kernels; deployments left out: mean TTFT {100 * ape[:, 0].mean():.0f} % (median "
             f'{100 * np.median(ape[:, 0]):.0f} %), mean TPOT {100 * ape[:, 1].mean():.0f} % ({100 * np.median(ape[:, 1]):.0f} %)"'

@@ -5,8 +5,9 @@ after the last layer), attention of prompts and of decoding sequences (operators
 pass has), and `dense`, everything else, at the number of new tokens. An estimator is an argument; the law is exact at
 knots and linear between them.
 
-Two facts of serving engines differ from a plain sum of kernels: experts are unequally popular (a decoding batch hits fewer
-distinct ones than even routing would), and in passes of few tokens shared experts run beside the routed ones.
+Three facts of serving engines differ from a plain sum of kernels: experts are unequally popular (a decoding batch hits
+fewer distinct ones than even routing would), in passes of few tokens shared experts run beside the routed ones, and tokens
+travel once to each rank that holds any of their experts.
 """
 
 from dataclasses import replace
@@ -19,8 +20,9 @@ from roofline.kernel_time import REASON_SENTENCE, Reason
 from roofline.phase import Estimator, GroupTime, phase_time
 from serving.phase_law import PhaseLaw, Tables, as_tables
 from workloads import Batch, Parallelism
+from workloads.layers import MixtureOfExperts
 from workloads.operator_table import OperatorTable
-from workloads.operators import GroupedGemm
+from workloads.operators import Collective, GroupedGemm
 from workloads.transformer import TransformerModel
 
 #: Operators of the head, by name.
@@ -35,6 +37,8 @@ HEAD = (
 )
 
 
+#: Exchanges of tokens with the ranks that hold their experts.
+EXCHANGES = ("experts_dispatch", "experts_combine")
 #: Popularity of expert i ~ i^-a under real prompts: decoding batches of 8 to 64 sequences on H100 and B200 (gpt-oss, Qwen3,
 #: Kimi) take 10-20 % less than even routing says, those of 1 to 4 and of hundreds do not; between 0.5 and 1.2 by model.
 ROUTING = 0.8
@@ -67,12 +71,13 @@ def closed_form_law(
     """Law of one deployment of tp * pp * dp devices; tokens and sequences are those of all its data-parallel ranks.
 
     `mixed_factor`: decode attention in an iteration with prompts, relative to alone (kernels that serve both in one
-    call lose the split along the context). `routing`: exponent of the experts' popularity (0: even). `ValueError` where a shape does not divide.
+    call lose the split along the context). `routing`: exponent of the experts' popularity (0: even).
+    `ValueError` where a shape does not divide.
     """
     tokens, sequences, context = _tokens(knots.most_tokens), _tokens(knots.most_sequences), _context(knots)
 
     def groups(batch: Batch) -> tuple[GroupTime, ...]:
-        table = _routed(model.phase(batch, parallelism, kv_dtype=kv_dtype), routing)
+        table = _served(model.phase(batch, parallelism, kv_dtype=kv_dtype), model, parallelism, routing)
         timed = phase_time(table, chip, estimator=estimator)
         if not np.all(np.isfinite(timed.total_s)):
             raise ValueError(_why_not(model, chip, parallelism, batch, kv_dtype, timed.groups))
@@ -104,13 +109,26 @@ def closed_form_law(
     )  # fmt: skip
 
 
-def _routed(table: OperatorTable, exponent: float) -> OperatorTable:
-    """The table with experts of unequal popularity."""
-    groups = tuple(
-        replace(g, operator=replace(g.operator, power_law=exponent)) if isinstance(g.operator, GroupedGemm) else g
-        for g in table.groups
-    )
-    return replace(table, groups=groups)
+def _served(table: OperatorTable, model: TransformerModel, parallelism: Parallelism, exponent: float) -> OperatorTable:
+    """The table with experts of unequal popularity, and one copy of a token per rank that holds any of its experts."""
+    copies = _copies(model, float(parallelism.ep))
+    groups = []
+    for g in table.groups:
+        operator = g.operator
+        if isinstance(operator, GroupedGemm):
+            operator = replace(operator, power_law=exponent)
+        elif isinstance(operator, Collective) and copies < 1.0:
+            payload = np.asarray(operator.payload_bytes)
+            share = np.array([copies if name in EXCHANGES else 1.0 for name in g.names])
+            operator = replace(operator, payload_bytes=payload * share.reshape(-1, *(1,) * (payload.ndim - 1)))
+        groups.append(replace(g, operator=operator))
+    return replace(table, groups=tuple(groups))
+
+
+def _copies(model: TransformerModel, ranks: float) -> float:
+    """Distinct ranks that hold a token's experts, as a share of those experts: R (1 - (1 - 1 / R)^k) / k."""
+    chosen = [g.feed_forward.top_k for g in model.layers if isinstance(g.feed_forward, MixtureOfExperts)]
+    return min(ranks * (1.0 - (1.0 - 1.0 / ranks) ** chosen[0]) / chosen[0], 1.0) if chosen else 1.0
 
 
 def _dense(groups: tuple[GroupTime, ...], names: set[str], tokens: np.ndarray) -> np.ndarray:

@@ -24,6 +24,7 @@ from serving.engine import Overheads
 from serving.phase_law import PhaseLaw, as_tables, iteration_time_scalar
 
 BISECTIONS = 45
+NO_OVERHEADS = Overheads()
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Disaggregated:
     link_bytes_per_s: float
     layers: float
     decode_limit: float = np.inf
-    overheads: Overheads = Overheads()
+    overheads: Overheads = NO_OVERHEADS
 
 
 class Disaggregation(NamedTuple):

@@ -32,10 +32,11 @@ class Engine:
     `batching`: "mixed" (vLLM v1, Sarathi: decoding sequences first, the rest of the token budget for prompts, in
     chunks where `chunked`; unchunked it is Orca's), "prefill_first" (vLLM v0: iterations of whole prompts stop decoding)
     or "static" (a batch runs until all of it is done). `lookahead`: the engine plans an iteration while the one before
-    still runs (asynchronous scheduling), so that arrivals and freed slots are seen one iteration late. `intake_iterations`: decoding iterations between two looks at what has arrived
-    (SGLang's scheduler-recv-interval); after prompts, and when nothing runs, it looks at once. `kv_tokens`:
-    tokens whose keys and values fit in memory, allocated in blocks of `block_tokens`; `watermark`: share of blocks that
-    admission leaves free. When blocks run out, the youngest request is preempted and recomputed.
+    still runs (asynchronous scheduling), so that arrivals and freed slots are seen one iteration late. `intake_iterations`:
+    decoding iterations between two looks at what has arrived (SGLang's scheduler-recv-interval); after prompts, and when
+    nothing runs, it looks at once. `kv_tokens`: tokens whose keys and values fit in memory, allocated in blocks of
+    `block_tokens`; `watermark`: share of blocks that admission leaves free. When blocks run out, the youngest request is
+    preempted and recomputed.
     """
 
     batching: str = "mixed"

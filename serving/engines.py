@@ -18,7 +18,8 @@ SMALL_MEMORY_BYTES = 100e9
 @dataclass(frozen=True, kw_only=True)
 class KnownEngine:
     """An engine with default limits. `overheads`: fitted, see `source`; `deviation`: standard deviation of
-    ln(measured / predicted) per metric with these overheads, on deployments left out of the fit. An entry with `of` stands
+    ln(measured / predicted) per metric with these overheads on deployments left out of the fit, and as `<metric>_new` on models
+    and GPUs left out of it; `seen`: "gpu/model" of the fit. An entry with `of` stands
     for the versions of that engine below `before`. `small_memory_tokens`: token budget of an iteration on chips with less
     than `SMALL_MEMORY_BYTES` (0: the same as on others)."""
 
@@ -30,10 +31,17 @@ class KnownEngine:
     of: str = ""
     before: str = ""
     small_memory_tokens: int = 0
+    seen: tuple[str, ...] = ()
 
     def calibrated(self) -> Engine:
         """The engine with its fitted overheads; `engine` alone has none."""
         return replace(self.engine, overheads=self.overheads)
+
+    def deviation_of(self, metric: str, gpu: str, model: str) -> float:
+        """Deviation of `metric` on a chip and a model; NaN where none was fitted."""
+        known = not self.seen or f"{gpu}/{model}" in self.seen
+        nearest = self.deviation.get(metric, float("nan"))
+        return nearest if known else max(nearest, self.deviation.get(f"{metric}_new", nearest))
 
     def on(self, chip: Accelerator) -> "KnownEngine":
         """The engine with its defaults on `chip`."""
@@ -86,4 +94,5 @@ def _engine(name: str, table: dict[str, Any]) -> KnownEngine:
         of=table.get("of", ""),
         before=table.get("before", ""),
         small_memory_tokens=table.get("small_memory_tokens", 0),
+        seen=tuple(table.get("seen", ())),
     )

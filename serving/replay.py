@@ -17,7 +17,8 @@ import pandas as pd
 
 from serving.engine import ADMISSION, BATCHING, ROUTERS, Engine
 from serving.phase_law import PhaseLaw, as_tables
-from serving.replay_loop import REJECTED, SERVED, LoopLimits, LoopRequests, LoopState, run
+from serving.replay_loop import LoopLimits, LoopRequests, LoopState, run
+from serving.replay_queue import REJECTED, SERVED
 from serving.requests import Requests
 from workloads.numeric import Array
 
@@ -138,10 +139,11 @@ def _requests_state(requests: Requests, key: np.ndarray, delay_s: np.ndarray) ->
         return np.full(total, np.nan)
 
     return LoopRequests(
-        arrival_s=requests.arrival_s + delay_s, delay_s=np.array(delay_s, dtype=float), prompt=requests.input_tokens, output=requests.output_tokens,
-        cached=requests.cached_tokens, key=key, computed=nothing(), target=requests.input_tokens.copy(),
-        generated=nothing(), blocks=nothing(), scheduled_s=never(), first_token_s=never(), last_token_s=never(),
-        status=nothing(np.int8), replica=nothing(np.int32), preempted=nothing(np.int32),
+        arrival_s=requests.arrival_s + delay_s, delay_s=np.array(delay_s, dtype=float), prompt=requests.input_tokens,
+        output=requests.output_tokens, cached=requests.cached_tokens, key=key, computed=nothing(),
+        target=requests.input_tokens.copy(), generated=nothing(), blocks=nothing(), scheduled_s=never(),
+        first_token_s=never(), last_token_s=never(), status=nothing(np.int8), replica=nothing(np.int32),
+        preempted=nothing(np.int32),
     )  # fmt: skip
 
 

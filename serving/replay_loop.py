@@ -10,11 +10,9 @@ import numpy as np
 
 from serving.phase_law import Tables, group_time_scalar, iteration_time_scalar
 from serving.replay_leap import decode_steps, leap
+from serving.replay_queue import SERVED, arrive, next_arrival, pop, push, route, send
 
-FCFS, SHORTEST_FIRST, PRIORITY = 0, 1, 2
 MIXED, PREFILL_FIRST, STATIC = 0, 1, 2
-ROUND_ROBIN, LEAST_LOADED = 0, 1
-WAITING, SERVED, REJECTED = 0, 1, 2
 
 
 class LoopLimits(NamedTuple):
@@ -77,86 +75,6 @@ class LoopRequests(NamedTuple):
     preempted: np.ndarray
 
 
-@numba.njit(cache=True, inline="always")
-def _before(requests, a, b):
-    return requests.key[a] < requests.key[b] or (requests.key[a] == requests.key[b] and a < b)
-
-
-@numba.njit(cache=True)
-def _push(heap, size, requests, request):
-    i = size
-    heap[i] = request
-    while i > 0:
-        parent = (i - 1) // 2
-        if not _before(requests, heap[i], heap[parent]):
-            break
-        heap[i], heap[parent] = heap[parent], heap[i]
-        i = parent
-    return size + 1
-
-
-@numba.njit(cache=True)
-def _pop(heap, size, requests):
-    top = heap[0]
-    size -= 1
-    heap[0] = heap[size]
-    i = 0
-    while True:
-        least, left = i, 2 * i + 1
-        if left < size and _before(requests, heap[left], heap[least]):
-            least = left
-        if left + 1 < size and _before(requests, heap[left + 1], heap[least]):
-            least = left + 1
-        if least == i:
-            return top, size
-        heap[i], heap[least] = heap[least], heap[i]
-        i = least
-
-
-@numba.njit(cache=True)
-def _arrive(r, i, state, requests, limits):
-    """Request i joins the queue of replica r, or is refused if it could never fit."""
-    whole = (requests.prompt[i] + requests.output[i] + limits.block_tokens - 1) // limits.block_tokens
-    too_long = not limits.chunked and requests.prompt[i] > limits.max_batched_tokens
-    if whole > limits.kv_blocks - limits.watermark_blocks or too_long:
-        requests.status[i] = REJECTED
-        return False
-    requests.replica[i] = r
-    state.heap_size[r] = _push(state.heap[r], state.heap_size[r], requests, i)
-    state.outstanding[r] += 1
-    return True
-
-
-@numba.njit(cache=True)
-def _send(i, now, requests, limits):
-    """A client of a closed loop sends request i, which reaches the queue after its own delay."""
-    requests.arrival_s[i] = now + requests.delay_s[i]
-    if limits.admission == FCFS:
-        requests.key[i] = requests.arrival_s[i]
-
-
-@numba.njit(cache=True)
-def _next_arrival(first, last, now, state, requests):
-    """When the first request on its way reaches one of the idle replicas first .. last - 1; infinite if there is none."""
-    soonest = np.inf
-    for r in range(first, last):
-        if state.heap_size[r] > 0 and requests.arrival_s[state.heap[r, 0]] > now:
-            soonest = min(soonest, requests.arrival_s[state.heap[r, 0]])
-    return soonest
-
-
-@numba.njit(cache=True)
-def _route(limits, state, next_replica):
-    if limits.router == LEAST_LOADED:
-        best = next_replica % limits.replicas
-        for k in range(limits.replicas):
-            r = (next_replica + k) % limits.replicas
-            if state.outstanding[r] < state.outstanding[best]:
-                best = r
-        return best
-    return next_replica % limits.replicas
-
-
 @numba.njit(cache=True)
 def _preempt_last(r, state, requests):
     """The youngest running request gives its memory back and waits again; its tokens will be computed anew."""
@@ -168,7 +86,7 @@ def _preempt_last(r, state, requests):
     requests.computed[i] = 0
     requests.target[i] = requests.prompt[i] + requests.generated[i]
     requests.preempted[i] += 1
-    state.heap_size[r] = _push(state.heap[r], state.heap_size[r], requests, i)
+    state.heap_size[r] = push(state.heap[r], state.heap_size[r], requests, i)
 
 
 @numba.njit(cache=True)
@@ -235,7 +153,7 @@ def _plan(r, now, visible_s, state, requests, limits):
         room = limits.kv_blocks - state.used_blocks[r] - state.held_blocks[r] - limits.watermark_blocks
         if needed > room:
             break
-        _, state.heap_size[r] = _pop(state.heap[r], state.heap_size[r], requests)
+        _, state.heap_size[r] = pop(state.heap[r], state.heap_size[r], requests)
         state.used_blocks[r] += needed
         requests.blocks[i] = needed
         if np.isnan(requests.scheduled_s[i]):
@@ -344,12 +262,12 @@ def run(requests, state, limits, tables: Tables, iteration_s, sequence_s, imbala
             break
         if arrival <= state.busy_until[g]:
             now = arrival
-            r = _route(limits, state, next_replica)
+            r = route(limits, state, next_replica)
             next_replica = (r + 1) % limits.replicas
             if closed:
-                _send(upcoming, now, requests, limits)
+                send(upcoming, now, requests, limits)
                 admitted_free -= 1
-            if _arrive(r, upcoming, state, requests, limits):
+            if arrive(r, upcoming, state, requests, limits):
                 group = r // width
                 if state.busy_until[group] == np.inf:
                     state.busy_until[group] = now
@@ -370,10 +288,10 @@ def run(requests, state, limits, tables: Tables, iteration_s, sequence_s, imbala
         if closed and admitted_free > 0 and upcoming < total and not limits.lookahead:
             # the next requests of a closed loop arrive at this very instant, before the next iteration is planned
             while admitted_free > 0 and upcoming < total:
-                r = _route(limits, state, next_replica)
+                r = route(limits, state, next_replica)
                 next_replica = (r + 1) % limits.replicas
-                _send(upcoming, now, requests, limits)
-                if _arrive(r, upcoming, state, requests, limits):
+                send(upcoming, now, requests, limits)
+                if arrive(r, upcoming, state, requests, limits):
                     admitted_free -= 1
                     other = r // width
                     if state.busy_until[other] == np.inf:
@@ -405,7 +323,7 @@ def run(requests, state, limits, tables: Tables, iteration_s, sequence_s, imbala
                 state.held_slots[r] = 0
                 state.held_blocks[r] = 0
         if everything == 0.0:
-            state.busy_until[g] = _next_arrival(g * width, (g + 1) * width, now, state, requests)
+            state.busy_until[g] = next_arrival(g * width, (g + 1) * width, now, state, requests)
             continue
         shared_s = group_time_scalar(tables, everything)
         steps, last_s = 1, tau

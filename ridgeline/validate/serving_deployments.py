@@ -108,6 +108,12 @@ def layout(tp: int, ranks: int, experts: int, pp: int) -> Parallelism:
     return Parallelism(tp=tp, ep=experts if tp % experts == 0 else 1, pp=pp)
 
 
+def model_name(row: Any) -> str:
+    """The built-in name of a row's model; the row's own where it is not built in."""
+    model = built_in(str(row["model_path"]))
+    return str(row["model_path"]) if model is None else model.name
+
+
 def served_model(row: Any) -> TransformerModel | None:
     """The model of a row in the row's formats; None if it is not built in."""
     model = built_in(str(row["model_path"]))

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from profiles.data_folder import data_folder
-from ridgeline.validate import serving_points
+from ridgeline.validate import serving_deployments
 from ridgeline.validate.levels import checked_calibration, load_level
 from ridgeline.validate.serving import validate
 
@@ -68,7 +68,7 @@ def test_missing_columns_are_named(tmp_path):
     ],
 )
 def test_hub_names(path, name):
-    model = serving_points.served_model(point(model_path=path))
+    model = serving_deployments.served_model(point(model_path=path))
     assert model is not None
     assert model.name == name
 
