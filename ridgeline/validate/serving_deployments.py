@@ -26,6 +26,10 @@ PRECISION = {"fp8": "fp8_block", "fp4": "nvfp4", "int4": "int4"}
 #: lengths that are not InferenceX's: there every wave of requests arrives and ends in step, as only equal lengths do.
 INFERENCEX_LENGTHS = ((1024, 1024), (1024, 8192), (8192, 1024))
 SPREAD = 0.2
+#: Words in hub names that tell another model than the one the rest of the name is.
+OTHER_SIZES = {"distill", "lite", "air", "flash", "mini", "nano", "small", "draft", "eagle3", "vl", "omni"}
+#: Models that differ from a built-in one in weights alone.
+SAME_STRUCTURE = {"minimax-m2": "minimax-m2.5", "minimax-m2.1": "minimax-m2.5"}
 EQUAL_LENGTHS = ("sglang",)
 #: Decoding iterations between two looks at the queue, as those benchmarks launch SGLang (--scheduler-recv-interval).
 INTAKE = {"sglang": 30}
@@ -145,16 +149,20 @@ def _kv_dtype(row: Any, model: TransformerModel, chip: Accelerator) -> str:
 
 
 def built_in(path: str) -> TransformerModel | None:
-    """The built-in model of a hub path: fine-tuning, date and format suffixes dropped."""
-    name = path.rpartition("/")[2].lower()
-    name = re.sub(r"-(nvfp4|fp8|fp4|bf16|int4|awq|gptq|dynamic|mxfp4|w4a16|w8a8|kv)(?=-|$)", "", name)
+    """The built-in model of a hub path: suffixes of fine-tuning, date and format dropped, but not those of other sizes."""
+    name = path.rpartition("/")[2].lower().replace("_", "-").removeprefix("meta-")
+    name = re.sub(r"-(nvfp4|fp8|fp4|bf16|int4|awq|gptq|dynamic|mxfp4|w4a16|w8a8)(?=-|$)", "", name)
+    name = re.sub(r"-(instruct|it|base|chat|thinking)-v?\d[\d.]*$", "", name)
     known = workloads.model_names()
-    shorter = [name, re.sub(r"-(instruct|thinking|chat|it|base|hf)(?=-|$).*$", "", name)]
-    shorter += [re.sub(r"-\d{4}$", "", stem) for stem in shorter]
-    shorter += [re.sub(r"^meta-", "", stem) for stem in shorter]
-    shorter += [re.sub(r"\.1$", "", stem) for stem in shorter]
-    for candidate in shorter:
+    plain = re.sub(r"-v0\.\d$|-\d{4}$", "", name)
+    if not OTHER_SIZES.intersection(name.split("-")):
+        prefixes = [stem for stem in known if plain == stem or plain.startswith(stem + "-")]
+    else:
+        prefixes = []
+    same = [plain, SAME_STRUCTURE.get(plain, ""), re.sub(r"\.1$", "", plain), *sorted(prefixes, key=len, reverse=True)]
+    for candidate in same:
         if candidate in known:
             found = workloads.load(candidate)
             return found if isinstance(found, TransformerModel) else None
-    return None
+    shorter = re.sub(r"-(instruct|it)$", "", plain)
+    return built_in(shorter) if shorter != plain else None
