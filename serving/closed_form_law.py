@@ -13,6 +13,7 @@ travel once to each rank that holds any of their experts.
 from dataclasses import replace
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
 from hardware.accelerator import Accelerator
@@ -76,8 +77,9 @@ def closed_form_law(
     """
     tokens, sequences, context = _tokens(knots.most_tokens), _tokens(knots.most_sequences), _context(knots)
 
-    def groups(batch: Batch) -> tuple[GroupTime, ...]:
-        table = _served(model.phase(batch, parallelism, kv_dtype=kv_dtype), model, parallelism, routing)
+    def groups(batch: Batch, names: set[str] | None = None) -> tuple[GroupTime, ...]:
+        table = model.phase(batch, parallelism, kv_dtype=kv_dtype)
+        table = _served(table if names is None else _only(table, names), model, parallelism, routing)
         timed = phase_time(table, chip, estimator=estimator)
         if not np.all(np.isfinite(timed.total_s)):
             raise ValueError(_why_not(model, chip, parallelism, batch, kv_dtype, timed.groups))
@@ -86,14 +88,15 @@ def closed_form_law(
     prompt = groups(Batch.prefill_of(1.0, tokens, 0.0))
     decoding = groups(Batch.decode_of(tokens, 1.0))
     common = _names(prompt) & _names(decoding) - set(HEAD)
-    head_groups = groups(Batch.decode_of(sequences, 1.0))
+    of_prompts, of_decoding = _names(prompt) - common - set(HEAD), _names(decoding) - common - set(HEAD)
+    head_groups = groups(Batch.decode_of(sequences, 1.0), set(HEAD))
     chunk, prefix = np.meshgrid(tokens, context, indexing="ij")
     positions = np.maximum(prefix - 0.5 * chunk, 0.0)
-    prefill = groups(Batch.prefill_of(1.0, chunk, positions))
+    prefill = groups(Batch.prefill_of(1.0, chunk, positions), of_prompts)
     number, length = np.meshgrid(sequences, np.maximum(context, 1.0), indexing="ij")
-    decode = groups(Batch.decode_of(number, length))
-    decode_s = _sum(decode, _names(decoding) - common - set(HEAD), number.shape)
-    prefill_s = _sum(prefill, _names(prompt) - common - set(HEAD), chunk.shape)
+    decode = groups(Batch.decode_of(number, length), of_decoding)
+    decode_s = _sum(decode, of_decoding, number.shape)
+    prefill_s = _sum(prefill, of_prompts, chunk.shape)
     # A token that attends to less than half its chunk belongs to several prompts in one pass: work in proportion.
     least = np.minimum(prefix / (0.5 * chunk), 1.0)
     prefill_s = prefill_s * (0.2 + 0.8 * least)
@@ -107,6 +110,19 @@ def closed_form_law(
         )),
         layers=float(sum(group.count for group in model.layers)),
     )  # fmt: skip
+
+
+def _only(table: OperatorTable, names: set[str]) -> OperatorTable:
+    """The operators of the table called `names`."""
+    groups = []
+    for g in table.groups:
+        index = np.flatnonzero([name in names for name in g.names])
+        if index.size:
+            operator = jax.tree_util.tree_map(lambda leaf, i=index: np.asarray(leaf)[i], g.operator)
+            labels = (tuple(part[i] for i in index) for part in (g.names, g.layers))
+            chosen, layers = labels
+            groups.append(replace(g, operator=operator, count=np.asarray(g.count)[index], names=chosen, layers=layers))
+    return replace(table, groups=tuple(groups))
 
 
 def _served(table: OperatorTable, model: TransformerModel, parallelism: Parallelism, exponent: float) -> OperatorTable:
