@@ -33,19 +33,20 @@ def closed_loop(
     kv_tokens: float = float("inf"),
     spread: float = SPREAD,
     replicas: int = 1,
-    lockstep: bool = False,
+    ranks: int = 1,
     intake: int = 1,
     waves: int = WAVES,
     seed: int = 0,
 ) -> tuple[float, float]:
     """(mean time to first token, mean time per output token) in seconds of the benchmark on `replicas` equal replicas
-    that take requests in turn (`lockstep`: and wait for one another); `kv_tokens` of each; `intake`: iterations
-    between two looks at the queue."""
+    that take requests in turn. `kv_tokens` of each; `ranks`: data-parallel ranks of each, evenly loaded, whose limits add up
+    (`law` is that of all of them); `intake`: iterations between two looks at the queue."""
     engine = known.calibrated() if calibrated else known.engine
-    tokens = max(engine.max_batched_tokens, input_tokens if engine.batching != "mixed" else 1)
+    tokens = max(engine.max_batched_tokens * ranks, input_tokens if engine.batching != "mixed" else 1)
     engine = replace(
         engine,
         max_batched_tokens=tokens,
+        max_sequences=engine.max_sequences * ranks,
         kv_tokens=max(kv_tokens, float(engine.block_tokens)),
         intake_iterations=intake,
     )
@@ -57,7 +58,7 @@ def closed_loop(
         Requests.of(0.0, prompts, outputs),
         law,
         engine,
-        Deployment(replicas, "round_robin", lockstep),
+        Deployment(replicas),
         concurrency=concurrency,
         delay_s=delay_s,
     )

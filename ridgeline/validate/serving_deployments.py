@@ -102,7 +102,8 @@ def aggregated_pool(row: Any) -> Pool:
         groups = max(round(float(row["concurrency"]) / float(batch) / ranks), 1)
     if groups > 1 and pd.isna(row.get("attention_dp_size")) and tp % groups == 0:
         return Pool(layout(tp // groups, groups, experts, pp))
-    return Pool(layout(tp, ranks, experts, pp), groups)
+    labelled = degree(row, "attention_dp_size") == row.get("attention_dp_size")
+    return Pool(layout(tp, ranks, experts, pp), groups if labelled else 1)
 
 
 def layout(tp: int, ranks: int, experts: int, pp: int) -> Parallelism:

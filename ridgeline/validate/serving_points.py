@@ -45,7 +45,7 @@ def read_points(path: Path) -> pd.DataFrame:
 
 
 class Load(NamedTuple):
-    """A row ready to be replayed: law and cache of one rank of its deployment, ranks, and the load on all of them."""
+    """A row ready to be replayed: law and cache of one worker of its deployment, workers, and the load on all of them."""
 
     law: PhaseLaw
     kv_tokens: float
@@ -64,10 +64,9 @@ class Load(NamedTuple):
     def predict(self, known: KnownEngine | None = None, *, calibrated: bool = True) -> tuple[float, float]:
         """(mean time to first token, mean time per output token), seconds. `known`: other overheads than the engine's."""
         known = self.engine if known is None else replace(self.engine, overheads=known.overheads)
-        ranks = int(self.pool.parallelism.dp)
         return closed_loop(
             self.law, known, self.concurrency, self.input_tokens, self.output_tokens, calibrated=calibrated,
-            kv_tokens=self.kv_tokens, spread=self.spread, replicas=max(ranks, self.pool.replicas), lockstep=ranks > 1,
+            kv_tokens=self.kv_tokens, spread=self.spread, replicas=self.pool.replicas, ranks=int(self.pool.parallelism.dp),
             intake=self.intake,
         )  # fmt: skip
 
@@ -83,14 +82,19 @@ class Laws:
         if not answerable(row):
             return None
         pool, what, engine = aggregated_pool(row), served(row), row_engine(row)
-        found = None if what is None or engine is None else self.rank(what, pool, float(row["isl"] + row["osl"]))
+        found = None if what is None or engine is None else self.worker(what, pool, float(row["isl"] + row["osl"]))
         if found is None or engine is None:
             return None
         lengths = int(row["isl"]), int(row["osl"])
         return Load(*found, pool, int(row["concurrency"]), *lengths, spread_of(row), intake_of(row), engine)
 
     def rank(self, what: Served, pool: Pool, context_tokens: float) -> tuple[PhaseLaw, float] | None:
-        """Law and tokens of cache of one data-parallel rank of a worker; None where shapes do not divide."""
+        """As `worker`, of one of its data-parallel ranks."""
+        found, ranks = self.worker(what, pool, context_tokens), int(pool.parallelism.dp)
+        return None if found is None else (found[0].of_rank(ranks), found[1] / ranks)
+
+    def worker(self, what: Served, pool: Pool, context_tokens: float) -> tuple[PhaseLaw, float] | None:
+        """Law and tokens of cache of one worker, all its data-parallel ranks together; None where shapes do not divide."""
         parallelism = pool.parallelism
         key = repr((what.model.name, what.model.quantisation, what.chip.name, what.stack, what.kv_dtype, parallelism))
         if key not in self._laws:
@@ -100,14 +104,14 @@ class Laws:
             except ValueError:
                 self._laws[key] = None
             else:
-                self._laws[key] = law.of_rank(int(parallelism.dp))
+                self._laws[key] = law
         law = self._laws[key]
         if law is None:
             return None
         capacity = kv_capacity_tokens(
             what.model, what.chip, parallelism, context_tokens=context_tokens, kv_dtype=what.kv_dtype
         )
-        return law, float(capacity) / int(parallelism.dp)
+        return law, float(capacity)
 
 
 def answerable(row: Any) -> bool:
