@@ -25,6 +25,8 @@ SAME_BENCHMARK = ["model_path", "system", "backend", "prec", "tp_size", "isl", "
                   "silicon_tpot_ms", "clean"]  # fmt: skip
 #: Tokens a benchmark may generate and still be looked at while the fit walks.
 WALK_TOKENS = 2e5
+#: Benchmarks of an engine that are looked at, the most varied ones.
+MOST_POINTS = 200
 
 
 class EngineFit(NamedTuple):
@@ -53,7 +55,7 @@ def calibrate_engines(path: Path, *, progress: Callable[[str], None] | None = No
         rows = [index for index, load in loads.items() if load.engine.name == name]
         if progress:
             progress(f"{name}: {len(rows)} benchmarks")
-        fits.append(_fit(name, table, _informative(table, rows), loads))
+        fits.append(_fit(name, table, _informative(table, rows)[:MOST_POINTS], loads))
     return fits
 
 

@@ -6,6 +6,7 @@ kernels make a phase (composition).
 
 from serving.closed_form_law import closed_form_law
 from serving.closed_loop import closed_loop
+from serving.disaggregated import Disaggregated, Disaggregation, disaggregated_loop
 from serving.engine import Engine, Overheads
 from serving.engines import KnownEngine, engine_of, engines, load_engine
 from serving.kv_capacity import kv_capacity_tokens
@@ -16,6 +17,8 @@ from serving.requests import Requests, read_requests
 
 __all__ = [
     "Deployment",
+    "Disaggregated",
+    "Disaggregation",
     "Engine",
     "KnownEngine",
     "Overheads",
@@ -26,6 +29,7 @@ __all__ = [
     "Tables",
     "closed_form_law",
     "closed_loop",
+    "disaggregated_loop",
     "engine_of",
     "engines",
     "iteration_time",

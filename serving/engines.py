@@ -8,11 +8,7 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
-from hardware.accelerator import Accelerator
 from serving.engine import Engine, Overheads
-
-#: Bytes of device memory below which engines take smaller iterations.
-SMALL_MEMORY_BYTES = 100e9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,8 +16,7 @@ class KnownEngine:
     """An engine with default limits. `overheads`: fitted, see `source`; `deviation`: standard deviation of
     ln(measured / predicted) per metric with these overheads on deployments left out of the fit, and as `<metric>_new` on models
     and GPUs left out of it; `seen`: "gpu/model" of the fit. An entry with `of` stands
-    for the versions of that engine below `before`. `small_memory_tokens`: token budget of an iteration on chips with less
-    than `SMALL_MEMORY_BYTES` (0: the same as on others)."""
+    for the versions of that engine below `before`."""
 
     name: str
     engine: Engine
@@ -30,7 +25,6 @@ class KnownEngine:
     source: str
     of: str = ""
     before: str = ""
-    small_memory_tokens: int = 0
     seen: tuple[str, ...] = ()
 
     def calibrated(self) -> Engine:
@@ -42,12 +36,6 @@ class KnownEngine:
         known = not self.seen or f"{gpu}/{model}" in self.seen
         nearest = self.deviation.get(metric, float("nan"))
         return nearest if known else max(nearest, self.deviation.get(f"{metric}_new", nearest))
-
-    def on(self, chip: Accelerator) -> "KnownEngine":
-        """The engine with its defaults on `chip`."""
-        if not self.small_memory_tokens or chip.dram.capacity_bytes >= SMALL_MEMORY_BYTES:
-            return self
-        return replace(self, engine=replace(self.engine, max_batched_tokens=self.small_memory_tokens))
 
 
 def load_engine(name: str) -> KnownEngine:
@@ -93,6 +81,5 @@ def _engine(name: str, table: dict[str, Any]) -> KnownEngine:
         source=table["source"],
         of=table.get("of", ""),
         before=table.get("before", ""),
-        small_memory_tokens=table.get("small_memory_tokens", 0),
         seen=tuple(table.get("seen", ())),
     )

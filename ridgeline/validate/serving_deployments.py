@@ -73,12 +73,10 @@ def intake_of(row: Any) -> int:
 
 
 def row_engine(row: Any) -> KnownEngine | None:
-    """The engine of a row as of its version, with its defaults on the row's chip; None where it is unknown."""
+    """The engine of a row as of its version; None where it is unknown."""
     version = row.get("backend_version")
     try:
-        return engine_of(str(row["backend"]), version if isinstance(version, str) else "").on(
-            hardware.load(str(row["system"]))
-        )
+        return engine_of(str(row["backend"]), version if isinstance(version, str) else "")
     except ValueError:
         return None
 
