@@ -18,7 +18,9 @@ def law():
     prompts = np.repeat(PREFILL_S_PER_TOKEN * knots[:, None], 3, axis=1)
     steps = np.array([[0.0] * 3, [STEP_S] * 3, [STEP_S] * 3])
     none = np.zeros(3)
-    return PhaseLaw(Tables(knots, none, knots, none, knots, knots, prompts, knots, knots, steps, flat, knots[:2], none[:2]))
+    return PhaseLaw(
+        Tables(knots, none, knots, none, knots, knots, prompts, knots, knots, steps, flat, knots[:2], none[:2])
+    )
 
 
 def pools(prefill=1, decode=1, **changes):

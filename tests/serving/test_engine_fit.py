@@ -4,7 +4,16 @@ import numpy as np
 import pytest
 
 from serving import Requests, engine_of, load_engine, replay
-from serving.engine_fit import UNITS, FitPoint, fit_overheads, left_out_errors, linearise, overheads_of, refit, values_of
+from serving.engine_fit import (
+    UNITS,
+    FitPoint,
+    fit_overheads,
+    left_out_errors,
+    linearise,
+    overheads_of,
+    refit,
+    values_of,
+)
 from serving.engines import version_number
 
 

@@ -39,7 +39,9 @@ def test_equal_to_single_iterations(batching, lookahead, slots, kv_tokens, concu
         intake_iterations=intake,
         overheads=Overheads(iteration_s=1e-4, sequence_s=1e-6, imbalance=0.5, layer_s=1e-4),
     )  # fmt: skip
-    fast, slow = (replay(requests, law(), engine, concurrency=concurrency, delay_s=delays, leap=leap) for leap in (True, False))
+    fast, slow = (
+        replay(requests, law(), engine, concurrency=concurrency, delay_s=delays, leap=leap) for leap in (True, False)
+    )
     assert fast.iterations == slow.iterations
     assert fast.generated_tokens == slow.generated_tokens
     for name in ("ttft_s", "tpot_s", "e2e_s", "queue_s", "preemptions"):

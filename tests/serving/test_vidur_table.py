@@ -22,5 +22,7 @@ def test_within_a_fifth_of_the_published_figures(rows):
 
 def test_sarathi_is_ahead_on_the_same_requests():
     made = BENCHMARK["law"]()
-    vllm, sarathi = (BENCHMARK["row"](made, BENCHMARK["TABLE"][name][0], 200, range(20)) for name in ("vLLM", "Sarathi"))
+    vllm, sarathi = (
+        BENCHMARK["row"](made, BENCHMARK["TABLE"][name][0], 200, range(20)) for name in ("vLLM", "Sarathi")
+    )
     assert (sarathi[[0, 1, 3]] < vllm[[0, 1, 3]]).all()
