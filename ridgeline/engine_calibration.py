@@ -1,7 +1,7 @@
 """Overheads of serving engines from measured benchmarks, with what each left-out deployment, GPU type and model says of them.
 
 Clean aggregated points on a single replica count, each benchmark once (ranks in lockstep and replicas behind a router are
-predicted, not fitted: their replays are slow and few). An engine's constants are shipped with the standard deviation of
+predicted, not fitted: they are few), if their degrees of parallelism are labelled (0 is no degree). An engine's constants are shipped with the standard deviation of
 ln(measured / predicted) over deployments left out of the fit, which is what intervals are made from.
 """
 
@@ -40,16 +40,21 @@ class EngineFit(NamedTuple):
     errors: dict[str, np.ndarray]
 
 
-def calibrate_engines(path: Path, *, progress: Callable[[str], None] | None = None) -> list[EngineFit]:
-    """Fit every engine that has clean points in the table at `path`."""
+def calibrate_engines(path: Path, *, only: str = "", progress: Callable[[str], None] | None = None) -> list[EngineFit]:
+    """Fit every engine that has clean points in the table at `path`, or `only` the one of that name. `ValueError` if there
+    are none."""
     table: Any = read_points(path)
     clean = table[table["clean"].astype(bool)].drop_duplicates(SAME_BENCHMARK)
     laws = Laws()
     loads: dict[int, Load] = {}
     for index, row in track(clean.iterrows(), "phase laws"):
         load = laws.load(row)
-        if load is not None and load.pool.replicas * load.pool.parallelism.dp == 1:
+        if load is None or row.get("attention_dp_size") == 0 or only not in ("", load.engine.name):
+            continue
+        if load.pool.replicas * load.pool.parallelism.dp == 1:
             loads[int(index)] = load
+    if not loads:
+        raise ValueError(f"{path.name}: no clean aggregated points{f' of engine {only!r}' if only else ''} to fit")
     fits = []
     for name in sorted({load.engine.name for load in loads.values()}, reverse=True):
         rows = [index for index, load in loads.items() if load.engine.name == name]

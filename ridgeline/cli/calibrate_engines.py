@@ -14,6 +14,7 @@ def calibrate_engines(
     out: Annotated[
         Path | None, typer.Option(help="Write the constants of each engine (TOML lines) to this file.")
     ] = None,
+    engine: Annotated[str, typer.Option(help="Fit this engine alone, e.g. vllm.")] = "",
     json: Annotated[Path | None, typer.Option(help="Write the rows of the report to this file.")] = None,
 ) -> None:
     """Fit the host overheads of serving engines, at most four constants each, and cross-validate them (minutes)."""
@@ -25,16 +26,19 @@ def calibrate_engines(
     from profiles.data_folder import data_folder
     from ridgeline.engine_calibration import calibrate_engines as fit
     from ridgeline.engine_calibration import constants_toml, report
+    from serving.engines import load_engine
 
     folder = data_folder() if data is None else data
     path = next((p for p in (folder / "silicon_points.parquet", folder / "serving" / "silicon_points.parquet")
                  if p.is_file()), None)  # fmt: skip
     if path is None:
         raise ValueError(f"--data: no silicon_points.parquet in {folder} or {folder / 'serving'}")
+    if engine:
+        load_engine(engine)
     for option, target in (("--out", out), ("--json", json)):
         if target is not None and not target.parent.is_dir():
             raise ValueError(f"{option}: {target.parent} is not a folder")
-    fits = fit(path, progress=lambda line: Console(stderr=True).print(line, highlight=False))
+    fits = fit(path, only=engine, progress=lambda line: Console(stderr=True).print(line, highlight=False))
     rows = report(fits)
     table = Table(title="engine overheads: error of what was left out (none: of the fitted points themselves)")
     for name in ("engine", "metric", "left out", "n", "mean error", "median error", "bias"):
