@@ -21,7 +21,11 @@ RATE_PER_S, SHORTEST, LONGEST, PROMPT_SHARE = 2.0, 128, 512, 20.0 / 21.0
 NAMES = ("mean E2E", "p99 E2E", "mean TTFT", "mean TPOT")
 #: Scheduler: engine, requests, published seconds.
 TABLE = {
-    "vLLM": (Engine(batching="prefill_first", max_sequences=128, max_batched_tokens=4096), 200, (0.177, 0.314, 0.027, 0.0093)),
+    "vLLM": (
+        Engine(batching="prefill_first", max_sequences=128, max_batched_tokens=4096),
+        200,
+        (0.177, 0.314, 0.027, 0.0093),
+    ),
     "Sarathi": (Engine(batching="mixed", max_sequences=128, max_batched_tokens=512), 50, (0.158, 0.262, 0.025, 0.0090)),
 }
 
@@ -51,7 +55,9 @@ def main() -> None:
     made = law()
     for name, (engine, count, published) in TABLE.items():
         for label, value, truth in zip(NAMES, row(made, engine, count, range(100)), published):
-            print(f"{name:8s} {label:10s} {1e3 * value:7.1f} ms  published {1e3 * truth:7.1f} ms  {value / truth - 1.0:+.1%}")
+            print(
+                f"{name:8s} {label:10s} {1e3 * value:7.1f} ms  published {1e3 * truth:7.1f} ms  {value / truth - 1.0:+.1%}"
+            )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """Overheads of serving engines from measured benchmarks, with what each left-out deployment, GPU type and model says of them.
 
 Clean aggregated points on a single replica count, each benchmark once (ranks in lockstep and replicas behind a router are
-predicted, not fitted: they are few), if their degrees of parallelism are labelled (0 is no degree). An engine's constants are shipped with the standard deviation of
-ln(measured / predicted) over deployments left out of the fit, which is what intervals are made from.
+predicted, not fitted: they are few), if their degrees of parallelism are labelled (0 is no degree). An engine's constants
+are shipped with the standard deviation of ln(measured / predicted) over deployments left out of the fit, which is what
+intervals are made from.
 """
 
 import datetime
