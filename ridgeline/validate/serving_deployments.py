@@ -104,6 +104,12 @@ def aggregated_pool(row: Any) -> Pool:
     return Pool(layout(tp, ranks, experts, pp), groups if labelled else 1)
 
 
+def parallelism(row: Any) -> Parallelism:
+    """Degrees of one aggregated worker as the row labels them; experts of data-parallel ranks span all of them."""
+    tp, ranks, experts, pp = (degree(row, name) for name in ("tp_size", "attention_dp_size", "moe_ep_size", "pp_size"))
+    return layout(tp, ranks, max(experts, 2) if ranks > 1 else experts, pp)
+
+
 def layout(tp: int, ranks: int, experts: int, pp: int) -> Parallelism:
     """Degrees of one worker: experts of data-parallel ranks travel by all-to-all over all of them."""
     if ranks > 1:
@@ -117,8 +123,9 @@ def model_name(row: Any) -> str:
     return str(row["model_path"]) if model is None else model.name
 
 
-def served_model(row: Any) -> TransformerModel | None:
-    """The model of a row in the row's formats; None if it is not built in."""
+def served_model(row: Any, *, published: bool = True) -> TransformerModel | None:
+    """The model of a row in the row's formats; None if it is not built in. `published`: attention of NVFP4 mixtures stays in
+    the model's own format, as in the checkpoints; else every part is in the format the row names."""
     model = built_in(str(row["model_path"]))
     if model is None:
         return None
@@ -133,7 +140,7 @@ def served_model(row: Any) -> TransformerModel | None:
     if named == "int4":  # published int4 checkpoints of mixtures quantise the experts alone
         return model.with_quantisation(Quantisation(experts="int4") if mixture else uniform("int4"))
     routed = FORMATS.get(experts, named) if isinstance(experts, str) else named
-    attention = "" if mixture and named == "nvfp4" else named
+    attention = "" if published and mixture and named == "nvfp4" else named
     return model.with_quantisation(Quantisation(attention=attention, dense=named, experts=routed, shared_experts=named))
 
 
