@@ -6,6 +6,7 @@ kernels make a phase (composition).
 
 from serving.closed_form_law import closed_form_law
 from serving.closed_loop import closed_loop
+from serving.disaggregated import Disaggregated, Disaggregation, disaggregated_loop
 from serving.distributions import Quantiles, distributions
 from serving.engine import Engine, Overheads
 from serving.engines import KnownEngine, engine_of, engines, load_engine
@@ -26,6 +27,8 @@ __all__ = [
     "BlockTrace",
     "Bound",
     "Deployment",
+    "Disaggregated",
+    "Disaggregation",
     "Engine",
     "KnownEngine",
     "Lengths",
@@ -42,6 +45,7 @@ __all__ = [
     "che_hit_rate",
     "closed_form_law",
     "closed_loop",
+    "disaggregated_loop",
     "distributions",
     "engine_of",
     "engines",

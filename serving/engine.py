@@ -11,8 +11,10 @@ ROUTERS = ("round_robin", "least_loaded")
 @dataclass(frozen=True)
 class Overheads:
     """Time an engine adds to the kernels', seconds. `iteration_s` per iteration and `sequence_s` per sequence sampled
-    in it stop the device; `request_s` (tokenising, routing, network) passes before a request reaches the queue;
-    `token_s` (detokenising, streaming) between the end of an iteration and the client. `imbalance`: decode attention over
+    in it stop the device; `layer_s` per layer is what the host needs to launch the kernels of an iteration with prompts
+    one by one (such iterations are in no captured graph and take at least that long); `request_s` (tokenising, routing,
+    network) passes before a request reaches the queue; `token_s` (detokenising, streaming) between the end of an
+    iteration and the client. `imbalance`: decode attention over
     contexts of unequal length takes the time of the mean context plus `imbalance` standard deviations."""
 
     iteration_s: float = 0.0
@@ -20,6 +22,7 @@ class Overheads:
     request_s: float = 0.0
     token_s: float = 0.0
     imbalance: float = 0.0
+    layer_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -29,9 +32,11 @@ class Engine:
     `batching`: "mixed" (vLLM v1, Sarathi: decoding sequences first, the rest of the token budget for prompts, in
     chunks where `chunked`; unchunked it is Orca's), "prefill_first" (vLLM v0: iterations of whole prompts stop decoding)
     or "static" (a batch runs until all of it is done). `lookahead`: the engine plans an iteration while the one before
-    still runs (asynchronous scheduling), so that arrivals and freed slots are seen one iteration late. `kv_tokens`:
-    tokens whose keys and values fit in memory, allocated in blocks of `block_tokens`; `watermark`: share of blocks that
-    admission leaves free. When blocks run out, the youngest request is preempted and recomputed.
+    still runs (asynchronous scheduling), so that arrivals and freed slots are seen one iteration late. `intake_iterations`:
+    decoding iterations between two looks at what has arrived (SGLang's scheduler-recv-interval); after prompts, and when
+    nothing runs, it looks at once. `kv_tokens`: tokens whose keys and values fit in memory, allocated in blocks of
+    `block_tokens`; `watermark`: share of blocks that admission leaves free. When blocks run out, the youngest request is
+    preempted and recomputed.
     """
 
     batching: str = "mixed"
@@ -39,6 +44,7 @@ class Engine:
     max_batched_tokens: int = 8192
     chunked: bool = True
     lookahead: bool = False
+    intake_iterations: int = 1
     kv_tokens: float = math.inf
     block_tokens: int = 16
     watermark: float = 0.0
@@ -49,7 +55,7 @@ class Engine:
         for name, known in (("batching", BATCHING), ("admission", ADMISSION)):
             if getattr(self, name) not in known:
                 raise ValueError(f"engine.{name}: {getattr(self, name)!r} is unknown (known: {', '.join(known)})")
-        for name in ("max_sequences", "max_batched_tokens", "block_tokens"):
+        for name in ("max_sequences", "max_batched_tokens", "block_tokens", "intake_iterations"):
             if not getattr(self, name) >= 1:
                 raise ValueError(f"engine.{name}: {getattr(self, name)!r}; expected at least 1")
         if not self.kv_tokens >= self.block_tokens:

@@ -45,7 +45,7 @@ def measured_law(tables: Frame, hardware: str, model: str, ranks: Ranks, link: L
     if rows.empty:
         known = sorted({f"{h}/{m}/tp{t}" for h, m, t in tables[["hw", "model", "tp"]].drop_duplicates().to_numpy()})
         raise ValueError(f"no measured layers of {hardware}/{model}/tp{ranks.tp} (there are: {', '.join(known)})")
-    description = _known(model)
+    description = load_served(model)
     layers = sum(group.count for group in description.layers)
     tokens, dense_us = _dense(rows, layers)
     sequences, head_us = _knots(rows[rows["table"] == "per_sequence"], "sequences")
@@ -66,6 +66,7 @@ def measured_law(tables: Frame, hardware: str, model: str, ranks: Ranks, link: L
             mixed_s=layers * mixed_us * US, group_tokens=group_tokens, group_s=group_s,
         )),
         relative_error=deviation,
+        layers=float(layers),
     )  # fmt: skip
 
 
@@ -74,7 +75,8 @@ def _exchange(op: str, payload_bytes: np.ndarray, ranks: int, link: Link) -> np.
     return np.where(payload_bytes > 0, datasheet_time_s(op, payload_bytes, ranks, link, latency_s=link.latency_s), 0.0)
 
 
-def _known(model: str) -> TransformerModel:
+def load_served(model: str) -> TransformerModel:
+    """The built-in model of a hub name; `ValueError` with the known ones otherwise."""
     name = model.rpartition("/")[2].lower()
     for candidate in (name, name.partition("-instruct")[0]):
         if candidate in workloads.model_names():

@@ -7,6 +7,9 @@ sampled at its end:
     tau = dense(T) + head(s) + prefill(p, c_p) + (decode(n, c_n) if p = 0 else mixed(n, c_n))
           + group(T_g) + iteration_s + sequence_s s
 
+An iteration with prompts runs outside captured graphs: its kernels take no less than the host needs to launch them one
+by one, `layer_s` per layer (the parts before `group` and the engine's overheads).
+
 `dense` is everything whose time depends on the number of tokens alone (projections, feed-forward, norms, collectives),
 `head` the logits and the sampler, the rest attention. A kernel that serves prompts and decoding sequences in one call
 gives decoding up to 4 times the time it takes alone (no split along the context, no packing of grouped heads), hence
@@ -19,7 +22,7 @@ Every part is linear between knots and beyond the last; a part is never negative
 loses against the model or table it was made from is a figure of the maker (`relative_error`).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import jax
@@ -52,16 +55,26 @@ class Tables(NamedTuple):
 @dataclass(frozen=True)
 class PhaseLaw:
     """Iteration time of one replica (all its ranks together), see the module. `relative_error` is the standard
-    deviation of ln(made from / law)."""
+    deviation of ln(made from / law); `layers`: of the model."""
 
     tables: Tables
     iteration_s: Array = 0.0
     sequence_s: Array = 0.0
     relative_error: Array = 0.0
+    layers: Array = 0.0
+    layer_s: Array = 0.0
 
-    def with_overheads(self, iteration_s: Array, sequence_s: Array) -> "PhaseLaw":
-        """The law with the engine's host time: per iteration and per sequence in it."""
-        return PhaseLaw(self.tables, iteration_s, sequence_s, self.relative_error)
+    def with_overheads(self, iteration_s: Array, sequence_s: Array, layer_s: Array = 0.0) -> "PhaseLaw":
+        """The law with the engine's host time: per iteration, per sequence in it, per layer launched kernel by kernel."""
+        return PhaseLaw(self.tables, iteration_s, sequence_s, self.relative_error, self.layers, layer_s)
+
+    def of_rank(self, ranks: int) -> "PhaseLaw":
+        """The law of one of `ranks` data-parallel ranks that share the work of a replica evenly and run in lockstep, so that
+        an iteration lasts as long as if all had as many tokens as the fullest."""
+        t = self.tables
+        own = {name: getattr(t, name) / ranks for name in (
+            "dense_tokens", "head_sequences", "prefill_tokens", "decode_sequences", "group_tokens")}  # fmt: skip
+        return replace(self, tables=t._replace(**own))
 
 
 def iteration_time(
@@ -84,11 +97,15 @@ def iteration_time(
     tokens = prefill_tokens + decode_sequences
     alone = _bilinear(xp, t.decode_sequences, t.decode_context, t.decode_s, decode_sequences, decode_context)
     mixed = _bilinear(xp, t.decode_sequences, t.decode_context, t.mixed_s, decode_sequences, decode_context)
-    return (
+    prompts = xp.asarray(prefill_tokens) > 0
+    kernels = (
         _linear(xp, t.dense_tokens, t.dense_s, tokens)
         + _linear(xp, t.head_sequences, t.head_s, sampled)
         + _bilinear(xp, t.prefill_tokens, t.prefill_context, t.prefill_s, prefill_tokens, prefill_context)
-        + xp.where(xp.asarray(prefill_tokens) > 0, mixed, alone)
+        + xp.where(prompts, mixed, alone)
+    )
+    return (
+        xp.maximum(kernels, xp.where(prompts, law.layers * law.layer_s, 0.0))
         + _linear(xp, t.group_tokens, t.group_s, tokens if group_tokens is None else group_tokens)
         + law.iteration_s
         + law.sequence_s * sampled
@@ -194,14 +211,19 @@ def _at2(rows, columns, values, x, y):
 
 
 @numba.njit(cache=True)
-def iteration_time_scalar(t, iteration_s, sequence_s, prefill_tokens, prefill_context, sequences, context, sampled):
-    """`iteration_time` of one iteration but for the group's part, compiled for the replay (a test holds the two equal)."""
+def iteration_time_scalar(
+    t, iteration_s, sequence_s, prefill_tokens, prefill_context, sequences, context, sampled, prompt_floor_s=0.0
+):
+    """`iteration_time` of one iteration but for the group's part, compiled for the replay (a test holds the two equal);
+    `prompt_floor_s`: the law's layers * layer_s."""
     tau = _at(t.dense_tokens, t.dense_s, prefill_tokens + sequences) + _at(t.head_sequences, t.head_s, sampled)
     if prefill_tokens > 0.0:
         tau += _at2(t.prefill_tokens, t.prefill_context, t.prefill_s, prefill_tokens, prefill_context)
     if sequences > 0.0:
         seconds = t.mixed_s if prefill_tokens > 0.0 else t.decode_s
         tau += _at2(t.decode_sequences, t.decode_context, seconds, sequences, context)
+    if prefill_tokens > 0.0:
+        tau = max(tau, prompt_floor_s)
     return tau + iteration_s + sequence_s * sampled
 
 

@@ -15,10 +15,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from serving.engine import BATCHING, ROUTERS, Engine
+from serving.engine import ADMISSION, BATCHING, ROUTERS, Engine
 from serving.phase_law import PhaseLaw, as_tables
-from serving.replay_loop import REJECTED, SERVED, LoopLimits, LoopRequests, LoopState, run
+from serving.replay_loop import LoopLimits, LoopRequests, LoopState, run
+from serving.replay_queue import REJECTED, SERVED
 from serving.requests import Requests
+from workloads.numeric import Array
 
 #: Replicas one replay takes; more of them behave as this many do.
 MOST_REPLICAS = 4096
@@ -84,9 +86,13 @@ def replay(
     deployment: Deployment = SINGLE,
     *,
     concurrency: int = 0,
+    delay_s: Array | None = None,
+    leap: bool = True,
 ) -> Served:
     """Serve `requests` with `engine` on `deployment`. With `concurrency` > 0 the loop is closed: arrival times are
-    ignored, that many requests are in flight, and each completion sends the next one."""
+    ignored, that many requests are in flight, and each completion sends the next one. `delay_s`, [requests] in order of
+    arrival: on the way to the queue, each (default: the engine's `request_s`). `leap`: stretches without an
+    arrival in which one replica only decodes are taken at once (the same answer, sooner)."""
     _check(requests, deployment, concurrency)
     total, replicas = len(requests), int(deployment.replicas)
     key = {
@@ -99,16 +105,17 @@ def replay(
     limits = LoopLimits(
         BATCHING.index(engine.batching), int(engine.max_sequences), int(engine.max_batched_tokens), engine.chunked,
         engine.lookahead, int(engine.block_tokens), blocks, int(engine.watermark * blocks) if engine.watermark else 0,
-        replicas, deployment.lockstep, ROUTERS.index(deployment.router), int(concurrency),
+        replicas, deployment.lockstep, ROUTERS.index(deployment.router), int(concurrency), leap,
+        ADMISSION.index(engine.admission), int(engine.intake_iterations),
     )  # fmt: skip
-    state = _requests_state(requests, key, overheads.request_s)
+    state = _requests_state(requests, key, np.broadcast_to(overheads.request_s if delay_s is None else delay_s, total))
     iteration_s = float(law.iteration_s) + overheads.iteration_s
     sequence_s = float(law.sequence_s) + overheads.sequence_s
     iterations, busy_s, generated, _ = run(
         state, _empty(replicas, min(limits.max_sequences, total), total), limits, as_tables(law.tables), iteration_s,
-        sequence_s, overheads.imbalance,
+        sequence_s, overheads.imbalance, float(law.layers) * (float(law.layer_s) + overheads.layer_s),
     )  # fmt: skip
-    return _served(requests, state, overheads, concurrency, int(iterations), float(busy_s), int(generated))
+    return _served(requests, state, overheads, int(iterations), float(busy_s), int(generated))
 
 
 def _check(requests: Requests, deployment: Deployment, concurrency: int) -> None:
@@ -122,7 +129,7 @@ def _check(requests: Requests, deployment: Deployment, concurrency: int) -> None
         raise ValueError(f"concurrency: {concurrency!r}; expected 0 (open loop) or more")
 
 
-def _requests_state(requests: Requests, key: np.ndarray, request_s: float) -> LoopRequests:
+def _requests_state(requests: Requests, key: np.ndarray, delay_s: np.ndarray) -> LoopRequests:
     total = len(requests)
 
     def nothing(dtype: Any = np.int64) -> np.ndarray:
@@ -132,10 +139,11 @@ def _requests_state(requests: Requests, key: np.ndarray, request_s: float) -> Lo
         return np.full(total, np.nan)
 
     return LoopRequests(
-        arrival_s=requests.arrival_s + request_s, prompt=requests.input_tokens, output=requests.output_tokens,
-        cached=requests.cached_tokens, key=key, computed=nothing(), target=requests.input_tokens.copy(),
-        generated=nothing(), blocks=nothing(), scheduled_s=never(), first_token_s=never(), last_token_s=never(),
-        status=nothing(np.int8), replica=nothing(np.int32), preempted=nothing(np.int32),
+        arrival_s=requests.arrival_s + delay_s, delay_s=np.array(delay_s, dtype=float), prompt=requests.input_tokens,
+        output=requests.output_tokens, cached=requests.cached_tokens, key=key, computed=nothing(),
+        target=requests.input_tokens.copy(), generated=nothing(), blocks=nothing(), scheduled_s=never(),
+        first_token_s=never(), last_token_s=never(), status=nothing(np.int8), replica=nothing(np.int32),
+        preempted=nothing(np.int32),
     )  # fmt: skip
 
 
@@ -148,17 +156,17 @@ def _empty(replicas: int, slots: int, total: int) -> LoopState:
         used_blocks=nothing(replicas), heap=nothing(replicas, total), heap_size=nothing(replicas),
         outstanding=nothing(replicas), held_slots=nothing(replicas), held_blocks=nothing(replicas),
         busy_until=np.full(replicas, np.inf), started=np.zeros(replicas),
+        looked_s=np.full(replicas, -np.inf), since_look=nothing(replicas),
     )  # fmt: skip
 
 
-def _served(requests, state, overheads, concurrency, iterations, busy_s, generated) -> Served:
+def _served(requests, state, overheads, iterations, busy_s, generated) -> Served:
     refused = state.status == REJECTED
     if not np.all(refused | (state.status == SERVED)):
         raise RuntimeError("replay ended with requests unserved; this is a flaw of the replay")
-    sent = state.arrival_s - overheads.request_s if concurrency == 0 else state.arrival_s
-    entered = overheads.request_s if concurrency else 0.0
-    first = state.first_token_s + overheads.token_s + entered
-    last = state.last_token_s + overheads.token_s + entered
+    sent = state.arrival_s - state.delay_s
+    first = state.first_token_s + overheads.token_s
+    last = state.last_token_s + overheads.token_s
     gaps = np.maximum(requests.output_tokens - 1, 1)
     makespan = float(np.nanmax(last) - sent.min()) if not refused.all() else 0.0
     return Served(

@@ -9,11 +9,10 @@ import numba
 import numpy as np
 
 from serving.phase_law import Tables, group_time_scalar, iteration_time_scalar
+from serving.replay_leap import decode_steps, leap
+from serving.replay_queue import SERVED, arrive, next_arrival, pop, push, route, send
 
-FCFS, SHORTEST_FIRST, PRIORITY = 0, 1, 2
 MIXED, PREFILL_FIRST, STATIC = 0, 1, 2
-ROUND_ROBIN, LEAST_LOADED = 0, 1
-WAITING, SERVED, REJECTED = 0, 1, 2
 
 
 class LoopLimits(NamedTuple):
@@ -31,6 +30,9 @@ class LoopLimits(NamedTuple):
     lockstep: bool
     router: int
     concurrency: int
+    leap: bool
+    admission: int
+    intake_iterations: int
 
 
 class LoopState(NamedTuple):
@@ -48,12 +50,15 @@ class LoopState(NamedTuple):
     held_blocks: np.ndarray
     busy_until: np.ndarray
     started: np.ndarray
+    looked_s: np.ndarray
+    since_look: np.ndarray
 
 
 class LoopRequests(NamedTuple):
     """Per request, [requests]: what it asks for and what has happened to it."""
 
     arrival_s: np.ndarray
+    delay_s: np.ndarray
     prompt: np.ndarray
     output: np.ndarray
     cached: np.ndarray
@@ -70,68 +75,6 @@ class LoopRequests(NamedTuple):
     preempted: np.ndarray
 
 
-@numba.njit(cache=True, inline="always")
-def _before(requests, a, b):
-    return requests.key[a] < requests.key[b] or (requests.key[a] == requests.key[b] and a < b)
-
-
-@numba.njit(cache=True)
-def _push(heap, size, requests, request):
-    i = size
-    heap[i] = request
-    while i > 0:
-        parent = (i - 1) // 2
-        if not _before(requests, heap[i], heap[parent]):
-            break
-        heap[i], heap[parent] = heap[parent], heap[i]
-        i = parent
-    return size + 1
-
-
-@numba.njit(cache=True)
-def _pop(heap, size, requests):
-    top = heap[0]
-    size -= 1
-    heap[0] = heap[size]
-    i = 0
-    while True:
-        least, left = i, 2 * i + 1
-        if left < size and _before(requests, heap[left], heap[least]):
-            least = left
-        if left + 1 < size and _before(requests, heap[left + 1], heap[least]):
-            least = left + 1
-        if least == i:
-            return top, size
-        heap[i], heap[least] = heap[least], heap[i]
-        i = least
-
-
-@numba.njit(cache=True)
-def _arrive(r, i, state, requests, limits):
-    """Request i joins the queue of replica r, or is refused if it could never fit."""
-    whole = (requests.prompt[i] + requests.output[i] + limits.block_tokens - 1) // limits.block_tokens
-    too_long = not limits.chunked and requests.prompt[i] > limits.max_batched_tokens
-    if whole > limits.kv_blocks - limits.watermark_blocks or too_long:
-        requests.status[i] = REJECTED
-        return False
-    requests.replica[i] = r
-    state.heap_size[r] = _push(state.heap[r], state.heap_size[r], requests, i)
-    state.outstanding[r] += 1
-    return True
-
-
-@numba.njit(cache=True)
-def _route(limits, state, next_replica):
-    if limits.router == LEAST_LOADED:
-        best = next_replica % limits.replicas
-        for k in range(limits.replicas):
-            r = (next_replica + k) % limits.replicas
-            if state.outstanding[r] < state.outstanding[best]:
-                best = r
-        return best
-    return next_replica % limits.replicas
-
-
 @numba.njit(cache=True)
 def _preempt_last(r, state, requests):
     """The youngest running request gives its memory back and waits again; its tokens will be computed anew."""
@@ -143,7 +86,7 @@ def _preempt_last(r, state, requests):
     requests.computed[i] = 0
     requests.target[i] = requests.prompt[i] + requests.generated[i]
     requests.preempted[i] += 1
-    state.heap_size[r] = _push(state.heap[r], state.heap_size[r], requests, i)
+    state.heap_size[r] = push(state.heap[r], state.heap_size[r], requests, i)
 
 
 @numba.njit(cache=True)
@@ -210,7 +153,7 @@ def _plan(r, now, visible_s, state, requests, limits):
         room = limits.kv_blocks - state.used_blocks[r] - state.held_blocks[r] - limits.watermark_blocks
         if needed > room:
             break
-        _, state.heap_size[r] = _pop(state.heap[r], state.heap_size[r], requests)
+        _, state.heap_size[r] = pop(state.heap[r], state.heap_size[r], requests)
         state.used_blocks[r] += needed
         requests.blocks[i] = needed
         if np.isnan(requests.scheduled_s[i]):
@@ -225,8 +168,8 @@ def _plan(r, now, visible_s, state, requests, limits):
 
 
 @numba.njit(cache=True)
-def _weigh(r, state, requests, tables, iteration_s, sequence_s, imbalance):
-    """Time of the planned iteration of replica r by itself, and its tokens; 0 tokens: nothing to run."""
+def _weigh(r, state, requests, tables, iteration_s, sequence_s, imbalance, prompt_floor_s):
+    """Of the planned iteration of replica r: its time by itself, prompt tokens, decoding sequences and their context."""
     prefill, pairs, decoding, context, squares, sampled = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
     for k in range(state.count[r]):
         tokens = state.chunk[r, k]
@@ -244,13 +187,23 @@ def _weigh(r, state, requests, tables, iteration_s, sequence_s, imbalance):
             if requests.computed[i] + tokens >= requests.target[i]:
                 sampled += 1.0
     if prefill + decoding == 0.0:
-        return 0.0, 0.0
+        return 0.0, 0.0, 0.0, 0.0
     mean_pairs = pairs / prefill if prefill > 0.0 else 0.0
     mean_context = context / decoding if decoding > 0.0 else 0.0
     if imbalance > 0.0 and decoding > 1.0:
         mean_context += imbalance * np.sqrt(max(squares / decoding - mean_context * mean_context, 0.0))
-    tau = iteration_time_scalar(tables, iteration_s, sequence_s, prefill, mean_pairs, decoding, mean_context, sampled)
-    return tau, prefill + decoding
+    tau = iteration_time_scalar(
+        tables,
+        iteration_s,
+        sequence_s,
+        prefill,
+        mean_pairs,
+        decoding,
+        mean_context,
+        sampled,
+        prompt_floor_s,
+    )
+    return tau, prefill, decoding, mean_context
 
 
 @numba.njit(cache=True)
@@ -285,7 +238,7 @@ def _commit(r, now, state, requests, limits):
 
 
 @numba.njit(cache=True)
-def run(requests, state, limits, tables: Tables, iteration_s, sequence_s, imbalance):
+def run(requests, state, limits, tables: Tables, iteration_s, sequence_s, imbalance, prompt_floor_s):
     """Replay all requests; returns (iterations, busy seconds, tokens generated, prompt tokens computed)."""
     total = requests.arrival_s.size
     groups = 1 if limits.lockstep else limits.replicas
@@ -309,12 +262,12 @@ def run(requests, state, limits, tables: Tables, iteration_s, sequence_s, imbala
             break
         if arrival <= state.busy_until[g]:
             now = arrival
-            r = _route(limits, state, next_replica)
+            r = route(limits, state, next_replica)
             next_replica = (r + 1) % limits.replicas
             if closed:
-                requests.arrival_s[upcoming] = now
+                send(upcoming, now, requests, limits)
                 admitted_free -= 1
-            if _arrive(r, upcoming, state, requests, limits):
+            if arrive(r, upcoming, state, requests, limits):
                 group = r // width
                 if state.busy_until[group] == np.inf:
                     state.busy_until[group] = now
@@ -335,10 +288,10 @@ def run(requests, state, limits, tables: Tables, iteration_s, sequence_s, imbala
         if closed and admitted_free > 0 and upcoming < total and not limits.lookahead:
             # the next requests of a closed loop arrive at this very instant, before the next iteration is planned
             while admitted_free > 0 and upcoming < total:
-                r = _route(limits, state, next_replica)
+                r = route(limits, state, next_replica)
                 next_replica = (r + 1) % limits.replicas
-                requests.arrival_s[upcoming] = now
-                if _arrive(r, upcoming, state, requests, limits):
+                send(upcoming, now, requests, limits)
+                if arrive(r, upcoming, state, requests, limits):
                     admitted_free -= 1
                     other = r // width
                     if state.busy_until[other] == np.inf:
@@ -347,15 +300,22 @@ def run(requests, state, limits, tables: Tables, iteration_s, sequence_s, imbala
                 else:
                     left -= 1
                 upcoming += 1
-        tau, everything = 0.0, 0.0
+        tau, everything, prompts, context = 0.0, 0.0, 0.0, 0.0
         visible_s = np.nextafter(state.started[g], -np.inf) if limits.lookahead else now
+        if 0 < state.since_look[g] < limits.intake_iterations:
+            visible_s = min(visible_s, state.looked_s[g])
+        else:
+            state.looked_s[g], state.since_look[g] = visible_s, 0
         for _attempt in range(2):
             for r in range(g * width, (g + 1) * width):
                 _plan(r, now, visible_s, state, requests, limits)
-                own, tokens = _weigh(r, state, requests, tables, iteration_s, sequence_s, imbalance)
+                own, prefill, decoding, context = _weigh(
+                    r, state, requests, tables, iteration_s, sequence_s, imbalance, prompt_floor_s
+                )
                 tau = max(tau, own)
-                everything += tokens
-            if everything > 0.0 or not limits.lookahead:
+                prompts += prefill
+                everything += prefill + decoding
+            if everything > 0.0 or visible_s == now:
                 break
             # nothing was planned ahead: the engine looks at the queue as it is now
             visible_s = now
@@ -363,12 +323,22 @@ def run(requests, state, limits, tables: Tables, iteration_s, sequence_s, imbala
                 state.held_slots[r] = 0
                 state.held_blocks[r] = 0
         if everything == 0.0:
-            state.busy_until[g] = np.inf
+            state.busy_until[g] = next_arrival(g * width, (g + 1) * width, now, state, requests)
             continue
-        tau += group_time_scalar(tables, everything)
-        state.started[g] = now
+        shared_s = group_time_scalar(tables, everything)
+        steps, last_s = 1, tau
+        if limits.leap and limits.replicas == 1 and (upcoming == total or (closed and admitted_free == 0)):
+            until_look = max(limits.intake_iterations - state.since_look[0], 1)
+            steps = decode_steps(0, visible_s, until_look, state, requests, limits)
+            if steps > 1:
+                tau, last_s = leap(0, steps, context, state, requests, limits, tables, iteration_s, sequence_s)
+                generated += (steps - 1) * state.count[0]
+                computed += (steps - 1) * everything
+        tau += steps * shared_s
+        state.started[g] = now if steps == 1 else now + tau - last_s - shared_s
         state.busy_until[g] = now + tau
-        iterations += 1
+        state.since_look[g] = 0 if prompts > 0.0 else (state.since_look[g] + steps) % limits.intake_iterations
+        iterations += steps
         busy_s += tau
         computed += everything
     return iterations, busy_s, generated, computed

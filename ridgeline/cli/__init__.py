@@ -13,6 +13,7 @@ import typer
 
 from ridgeline.cli import (
     calibrate,
+    calibrate_engines,
     calibrate_errors,
     dataflow,
     devices,
@@ -47,6 +48,7 @@ app.command("validation")(validation.validation)
 app.command("mtap")(validation.mtap)
 app.command("calibrate")(calibrate.calibrate)
 app.command("calibrate-errors")(calibrate_errors.calibrate_errors)
+app.command("calibrate-engines")(calibrate_engines.calibrate_engines)
 app.command("measure")(measure.measure)
 app.command("gap")(gap.gap)
 app.command("sweep")(explore.sweep)

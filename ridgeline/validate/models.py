@@ -21,7 +21,7 @@ from ridgeline.prediction import predict
 from ridgeline.validate.intervals import with_intervals
 from ridgeline.validate.kernels_e2e import e2e_points
 from ridgeline.validate.report import Validation, track
-from ridgeline.validate.serving_points import FORMATS, parallelism, served_model
+from ridgeline.validate.serving_deployments import FORMATS, parallelism, served_model
 from ridgeline.validate.tables import FLAG, NUMBER, TEXT, find_table, measured_or_nan, read_table
 
 SPLITS = ("none", "model", "gpu")
@@ -95,7 +95,7 @@ def _predicted_steps(group: dict[str, Any], rows: Any) -> pd.DataFrame:
     count = len(rows)
     predicted, share, calibration = np.full(count, np.nan), np.zeros(count), "none"
     try:
-        model, layout = served_model(group), parallelism(group)
+        model, layout = served_model(group, published=False), parallelism(group)
         if model is None:
             raise ValueError(f"model: {group['model_path']!r} is not built in")
         answer = predict(

@@ -6,6 +6,7 @@ constants each, `serving/constants/engines.toml`). Points without the degrees of
 are counted and not answered. A run's rows compare each request; `mean` and `p99` rows compare the run's statistic.
 """
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,18 @@ import pandas as pd
 
 from ridgeline.validate import serving_points, serving_runs
 from ridgeline.validate.report import Validation
-from serving.engines import engine_of, engines
+from ridgeline.validate.serving_deployments import model_name, row_engine
+from serving.engines import engine_of
 
 #: A pandas frame (its stubs do not know what selecting rows returns).
 Frame = Any
-SPLITS = ("none",)
+SPLITS = ("none", "deployment", "gpu", "model")
 CALIBRATIONS = ("engine", "none")
 POINTS = "silicon_points.parquet"
 #: 90 % of a normal distribution lies within this many standard deviations.
 NORMAL_90 = 1.6449
+#: Deviation that closed-form kernels add to a run's replay.
+CLOSED_FORM = 0.1
 
 
 def validate(data: Path, *, split: str = "none", calibration: str = "engine") -> Validation:
@@ -32,7 +36,7 @@ def validate(data: Path, *, split: str = "none", calibration: str = "engine") ->
     frames, messages = [], []
     if (folder / POINTS).is_file():
         rows: Frame = serving_points.read_points(folder / POINTS)
-        frames.append(_points(rows, calibrated))
+        frames.append(_points(rows, calibrated, folder / POINTS, split))
         clean = int(rows["clean"].astype(bool).sum())
         messages.append(f"{len(rows)} points of {POINTS}, {clean} of them clean ('mode' agg-clean)")
     found = serving_runs.read_runs(folder)
@@ -48,12 +52,19 @@ def validate(data: Path, *, split: str = "none", calibration: str = "engine") ->
     )
 
 
-def _points(rows: Frame, calibrated: bool) -> Frame:
+def _points(rows: Frame, calibrated: bool, path: Path, split: str) -> Frame:
     first, each = serving_points.predict_points(rows, calibrated=calibrated)
+    if calibrated and split != "none":
+        _leave_out(path, split, rows, first, each)
+    engines = [row_engine(row) for _, row in rows.iterrows()]
+    names = [model_name(row) for _, row in rows.iterrows()]
     frames = []
     for metric, predicted in (("ttft", first), ("tpot", each)):
-        spreads = {name: known.deviation.get(metric, np.nan) for name, known in engines().items()}
-        deviation = rows["backend"].map(spreads)
+        deviation = [
+            np.nan if known is None else known.deviation_of(metric if split in ("none", "deployment") else f"{metric}_new",
+                                                            str(gpu), name)
+            for known, gpu, name in zip(engines, rows["system"], names)
+        ]  # fmt: skip
         frames.append(
             pd.DataFrame(
                 {
@@ -63,12 +74,24 @@ def _points(rows: Frame, calibrated: bool) -> Frame:
                     "system": rows["system"].astype(str),
                     "model": rows["model_path"].astype(str),
                     "measured": rows[f"silicon_{metric}_ms"].to_numpy(float) * 1e-3,
-                    **_interval(predicted, deviation.to_numpy(float)),
+                    **_interval(predicted, np.array(deviation)),
                     "calibration": "engine" if calibrated else "none",
                 }
             )
         )
     return pd.concat(frames, ignore_index=True)
+
+
+def _leave_out(path: Path, split: str, rows: Frame, first: np.ndarray, each: np.ndarray) -> None:
+    """Overwrite predictions of the rows that engines are fitted to by those of fits without each one's `split`."""
+    from ridgeline.engine_calibration import SAME_BENCHMARK, calibrate_engines
+
+    same = rows.groupby(SAME_BENCHMARK, dropna=False).ngroup().to_numpy()
+    for fit in calibrate_engines(path):
+        for row, (first_error, each_error) in zip(fit.rows, fit.errors[split]):
+            twins = np.flatnonzero(same == same[row])
+            first[twins] = rows["silicon_ttft_ms"].to_numpy(float)[row] * 1e-3 * np.exp(first_error)
+            each[twins] = rows["silicon_tpot_ms"].to_numpy(float)[row] * 1e-3 * np.exp(each_error)
 
 
 def _interval(predicted: np.ndarray, deviation: np.ndarray) -> dict[str, np.ndarray]:
@@ -80,32 +103,41 @@ def _runs(runs: list[dict[str, Any]], requests: Frame, tables: Frame, calibrated
     frames = []
     for run in runs:
         rows = requests[requests["run"] == run["run"]].sort_values("queued_s")
-        system, _, model = str(run["run"]).partition("/")
-        try:
-            law = serving_runs.run_law(run, tables)
-        except ValueError:
-            law = None
-        served = None if law is None else serving_runs.replay_run(run, rows, law, calibrated=calibrated)
-        deviation = engine_of("vllm", str(run.get("vllm_version") or "")).deviation
-        for metric, column in serving_runs.METRICS.items():
-            measured = rows[column].to_numpy(float)
-            predicted = np.full(len(rows), np.nan) if served is None else getattr(served, column)
-            for mode, truth, guess in (
-                ("run-request", measured, predicted),
-                ("run-mean", np.array([measured.mean()]), np.array([predicted.mean()])),
-                ("run-p99", np.percentile(measured, [99.0]), _p99(predicted)),
-            ):
-                spread = np.full(len(truth), deviation.get(metric if mode == "run-request" else "mean", np.nan))
-                frames.append(
-                    pd.DataFrame(
-                        {
-                            "metric": metric, "mode": mode, "engine": "vllm", "system": system, "model": model,
-                            "measured": truth, **_interval(guess, spread),
-                            "calibration": "engine" if calibrated else "none",
-                        }
-                    )
-                )  # fmt: skip
+        for kind, made in (
+            ("", partial(serving_runs.run_law, run, tables)),
+            ("closed-form ", partial(serving_runs.closed_run_law, run)),
+        ):
+            try:
+                served = serving_runs.replay_run(run, rows, made(), calibrated=calibrated)
+            except ValueError:
+                served = None
+            frames += _compared(run, kind, rows, served, calibrated)
     return pd.concat(frames, ignore_index=True)
+
+
+def _compared(run: dict[str, Any], kind: str, rows: Frame, served: Any, calibrated: bool) -> list[Frame]:
+    frames = []
+    system, _, model = str(run["run"]).partition("/")
+    deviation = engine_of("vllm", str(run.get("vllm_version") or "")).deviation
+    for metric, column in serving_runs.METRICS.items():
+        measured = rows[column].to_numpy(float)
+        predicted = np.full(len(rows), np.nan) if served is None else getattr(served, column)
+        for mode, truth, guess in (
+            ("run-request", measured, predicted),
+            ("run-mean", np.array([measured.mean()]), np.array([predicted.mean()])),
+            ("run-p99", np.percentile(measured, [99.0]), _p99(predicted)),
+        ):
+            spread = np.full(len(truth), deviation.get(metric if mode == "run-request" else "mean", np.nan))
+            frames.append(
+                pd.DataFrame(
+                    {
+                        "metric": metric, "mode": kind + mode, "engine": "vllm", "system": system, "model": model,
+                        "measured": truth, **_interval(guess, spread if not kind else spread + CLOSED_FORM),
+                        "calibration": "engine" if calibrated else "none",
+                    }
+                )
+            )  # fmt: skip
+    return frames
 
 
 def _p99(values: np.ndarray) -> np.ndarray:

@@ -1,141 +1,141 @@
-"""Measured serving points (`silicon_points.parquet`): what each row deploys, and what the models say of it.
+"""Measured serving points (`silicon_points.parquet`): what the models say of each row.
 
 A row's engine, chip, formats and degrees of parallelism give one phase law (shared by rows that differ in load only);
 its load is the closed loop of `serving.closed_loop`. Rows without the degrees of parallelism of an aggregated
 deployment, of unknown models or chips are counted and not answered.
 """
 
-import re
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-import hardware
-import workloads
 from ridgeline.validate.report import track
-from serving.closed_form_law import Knots, closed_form_law
+from ridgeline.validate.serving_deployments import (
+    Pool,
+    Served,
+    aggregated_pool,
+    intake_of,
+    row_engine,
+    served,
+    spread_of,
+)
+from serving.closed_form_law import closed_form_law
 from serving.closed_loop import closed_loop
 from serving.engines import KnownEngine, engines
 from serving.kv_capacity import kv_capacity_tokens
 from serving.phase_law import PhaseLaw
 from tiles import tile_estimator
-from workloads import Parallelism
-from workloads.quantisation import Quantisation, uniform
-from workloads.transformer import TransformerModel
 
-#: Weight formats as the table writes them.
-FORMATS = {"fp8": "fp8", "fp8_block": "fp8_block", "nvfp4": "nvfp4", "int4_wo": "int4", "mxfp4": "mxfp4"}
-#: Formats of rows that name only a precision.
-PRECISION = {"fp8": "fp8_block", "fp4": "nvfp4", "int4": "int4"}
+#: A pandas frame (its stubs do not know what selecting rows returns).
+Frame = Any
+NEEDED = ("model_path", "system", "backend", "prec", "mode", "isl", "osl", "concurrency", "tp_size",
+          "silicon_ttft_ms", "silicon_tpot_ms", "clean")  # fmt: skip
 
 
 def read_points(path: Path) -> pd.DataFrame:
     """The table; `ValueError` naming the columns it lacks."""
     frame = pd.read_parquet(path)
-    needed = ("model_path", "system", "backend", "prec", "mode", "isl", "osl", "concurrency", "tp_size",
-              "silicon_ttft_ms", "silicon_tpot_ms", "clean")  # fmt: skip
-    missing = [name for name in needed if name not in frame]
+    missing = [name for name in NEEDED if name not in frame]
     if missing:
         raise ValueError(f"{path.name}: no column {', '.join(missing)}")
     return frame.reset_index(drop=True)
 
 
-def predict_points(rows: pd.DataFrame, *, calibrated: bool, known: dict[str, KnownEngine] | None = None):
-    """(time to first token, time per output token) in seconds, arrays [rows]; NaN where not answered."""
-    known = engines() if known is None else known
-    laws: dict[tuple, tuple[PhaseLaw, float] | None] = {}
-    found = np.full((len(rows), 2), np.nan)
-    order = rows.sort_values(["model_path", "system", "backend", "concurrency"]).index
-    for index in track(order, "serving points"):
-        row = rows.loc[index]
-        if not answerable(row, known):
-            continue
-        key = tuple(str(row.get(name)) for name in LAW_COLUMNS)
-        if key not in laws:
-            laws[key] = _law(row)
-        law = laws[key]
-        if law is None:
-            continue
-        found[rows.index.get_loc(index)] = closed_loop(
-            law[0], known[row["backend"]], int(row["concurrency"]), int(row["isl"]), int(row["osl"]),
-            calibrated=calibrated, kv_tokens=law[1],
+class Load(NamedTuple):
+    """A row ready to be replayed: law and cache of one worker of its deployment, workers, and the load on all of them."""
+
+    law: PhaseLaw
+    kv_tokens: float
+    pool: Pool
+    concurrency: int
+    input_tokens: int
+    output_tokens: int
+    spread: float
+    intake: int
+    engine: KnownEngine
+
+    def key(self) -> tuple:
+        """What two rows that are the same benchmark share."""
+        return (id(self.law), self.engine.name, *self[1:-1])
+
+    def predict(self, known: KnownEngine | None = None, *, calibrated: bool = True) -> tuple[float, float]:
+        """(mean time to first token, mean time per output token), seconds. `known`: other overheads than the engine's."""
+        known = self.engine if known is None else replace(self.engine, overheads=known.overheads)
+        return closed_loop(
+            self.law, known, self.concurrency, self.input_tokens, self.output_tokens, calibrated=calibrated,
+            kv_tokens=self.kv_tokens, spread=self.spread, replicas=self.pool.replicas, ranks=int(self.pool.parallelism.dp),
+            intake=self.intake,
         )  # fmt: skip
-    return found[:, 0], found[:, 1]
 
 
-LAW_COLUMNS = (
-    "model_path", "system", "backend", "prec", "gemm_quant_mode", "moe_quant_mode", "tp_size", "pp_size",
-    "attention_dp_size", "moe_tp_size", "moe_ep_size",
-)  # fmt: skip
+class Laws:
+    """Phase laws and cache sizes of deployments, each made once."""
+
+    def __init__(self) -> None:
+        self._laws: dict[str, PhaseLaw | None] = {}
+
+    def load(self, row: Any) -> Load | None:
+        """The row as a load; None if it is not an aggregated deployment of known parts."""
+        if not answerable(row):
+            return None
+        pool, what, engine = aggregated_pool(row), served(row), row_engine(row)
+        found = None if what is None or engine is None else self.worker(what, pool, float(row["isl"] + row["osl"]))
+        if found is None or engine is None:
+            return None
+        lengths = int(row["isl"]), int(row["osl"])
+        return Load(*found, pool, int(row["concurrency"]), *lengths, spread_of(row), intake_of(row), engine)
+
+    def rank(self, what: Served, pool: Pool, context_tokens: float) -> tuple[PhaseLaw, float] | None:
+        """As `worker`, of one of its data-parallel ranks."""
+        found, ranks = self.worker(what, pool, context_tokens), int(pool.parallelism.dp)
+        return None if found is None else (found[0].of_rank(ranks), found[1] / ranks)
+
+    def worker(self, what: Served, pool: Pool, context_tokens: float) -> tuple[PhaseLaw, float] | None:
+        """Law and tokens of cache of one worker, all its data-parallel ranks together; None where shapes do not divide."""
+        parallelism = pool.parallelism
+        key = repr((what.model.name, what.model.quantisation, what.chip.name, what.stack, what.kv_dtype, parallelism))
+        if key not in self._laws:
+            try:
+                estimator = tile_estimator(what.stack)
+                law = closed_form_law(what.model, what.chip, parallelism, estimator, kv_dtype=what.kv_dtype)
+            except ValueError:
+                self._laws[key] = None
+            else:
+                self._laws[key] = law
+        law = self._laws[key]
+        if law is None:
+            return None
+        capacity = kv_capacity_tokens(
+            what.model, what.chip, parallelism, context_tokens=context_tokens, kv_dtype=what.kv_dtype
+        )
+        return law, float(capacity)
 
 
-def answerable(row: Any, known: dict[str, KnownEngine]) -> bool:
+def answerable(row: Any) -> bool:
     """Whether a row describes an aggregated deployment of a known engine and its load."""
     return (
         row["mode"] == "agg"
-        and row["backend"] in known
+        and row["backend"] in engines()
         and all(pd.notna(row[name]) and row[name] >= 1 for name in ("concurrency", "isl", "osl", "tp_size"))
     )
 
 
-def _law(row: Any) -> tuple[PhaseLaw, float] | None:
-    model = served_model(row)
-    try:
-        chip = hardware.load(str(row["system"]))
-    except ValueError:
-        return None
-    if model is None:
-        return None
-    layout = parallelism(row)
-    try:
-        law = closed_form_law(model, chip, layout, tile_estimator(row["backend"]), knots=Knots())
-    except ValueError:
-        return None
-    return law, float(kv_capacity_tokens(model, chip, layout, context_tokens=float(row["isl"] + row["osl"])))
+def predict_points(rows: Frame, *, calibrated: bool) -> tuple[np.ndarray, np.ndarray]:
+    """(time to first token, time per output token) in seconds, arrays [rows]; NaN where not answered."""
+    from ridgeline.validate import serving_disaggregated
 
-
-def parallelism(row: Any) -> Parallelism:
-    """Degrees of one aggregated replica. Experts over more ranks than tensor parallelism has travel by all-to-all."""
-
-    def degree(name: str) -> int:
-        value = row.get(name)
-        return int(value) if pd.notna(value) and value >= 1 else 1
-
-    tp, dp, experts = degree("tp_size"), degree("attention_dp_size"), degree("moe_ep_size")
-    if dp > 1:
-        return Parallelism(tp=tp, dp=dp, ep=tp * dp, pp=degree("pp_size"))
-    return Parallelism(tp=tp, ep=experts if tp % experts == 0 else 1, pp=degree("pp_size"))
-
-
-def served_model(row: Any) -> TransformerModel | None:
-    """The model of a row in the row's formats; None if it is not built in."""
-    model = _built_in(str(row["model_path"]))
-    if model is None:
-        return None
-    dense, experts = row.get("gemm_quant_mode"), row.get("moe_quant_mode")
-    precision = str(row["prec"])
-    native = model.quantisation.experts
-    if native == "mxfp4":
-        return model
-    if not isinstance(dense, str) or dense not in FORMATS:
-        return model.with_quantisation(uniform(PRECISION[precision]) if precision in PRECISION else Quantisation())
-    if dense == "int4_wo":
-        # Published int4 checkpoints quantise the experts; a dense model quantises all of it.
-        only_experts = Quantisation(experts="int4")
-        return model.with_quantisation(only_experts if row.get("model_kind") == "moe" else uniform("int4"))
-    routed = FORMATS.get(experts, FORMATS[dense]) if isinstance(experts, str) else FORMATS[dense]
-    fmt = FORMATS[dense]
-    return model.with_quantisation(Quantisation(attention=fmt, dense=fmt, experts=routed, shared_experts=fmt))
-
-
-def _built_in(path: str) -> TransformerModel | None:
-    """The built-in model of a hub path: fine-tuning and format suffixes dropped."""
-    name = path.rpartition("/")[2].lower()
-    name = re.sub(r"-(nvfp4|fp8|fp4|bf16|int4|awq|gptq|dynamic)\b", "", name)
-    for candidate in (name, re.sub(r"-instruct.*$", "", name), re.sub(r"\.1$", "", name), re.sub(r"-\d{4}$", "", name)):
-        if candidate in workloads.model_names():
-            found = workloads.load(candidate)
-            return found if isinstance(found, TransformerModel) else None
-    return None
+    laws, known = Laws(), {}
+    found = np.full((len(rows), 2), np.nan)
+    for position, (_, row) in enumerate(track(rows.iterrows(), "serving points")):
+        load = laws.load(row)
+        if load is None:
+            found[position] = serving_disaggregated.predict(row, laws, calibrated=calibrated)
+            continue
+        key = load.key()
+        if key not in known:
+            known[key] = load.predict(calibrated=calibrated)
+        found[position] = known[key]
+    return found[:, 0], found[:, 1]

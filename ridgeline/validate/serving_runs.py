@@ -13,11 +13,18 @@ import numpy as np
 import pandas as pd
 
 import hardware
+from hardware.accelerator import Accelerator, Link
+from roofline.collectives import datasheet_time_s
+from roofline.kernel_time import KernelTime, kernel_time
+from serving.closed_form_law import closed_form_law
 from serving.engines import engine_of
-from serving.measured_law import Ranks, measured_law
+from serving.measured_law import Ranks, load_served, measured_law
 from serving.phase_law import PhaseLaw
 from serving.replay import Deployment, Served, replay
 from serving.requests import Requests
+from tiles import tile_estimator
+from workloads import Parallelism
+from workloads.operators import Collective, Operator
 
 #: A pandas frame (its stubs do not know what selecting rows returns).
 Frame = Any
@@ -41,6 +48,14 @@ def read_runs(folder: Path) -> tuple[list[dict[str, Any]], Frame, Frame] | None:
 def run_law(run: dict[str, Any], tables: Frame) -> PhaseLaw:
     """The law of a run from the measured layers; its link as the run's record describes it."""
     name = str(run["run"]).partition("/")[0]
+    dp = int(run.get("data_parallel_size") or 1)
+    experts = dp if run.get("enable_expert_parallel") else 1
+    ranks = Ranks(int(run["tensor_parallel_size"]), experts)
+    return measured_law(tables, name, str(run["model"]), ranks, _link(run, name))
+
+
+def _link(run: dict[str, Any], name: str) -> Link:
+    """The link of the chip `name` as the run records it."""
     link = hardware.load(name).scale_up
     cluster = run.get("sim_cluster_config") or {}
     if cluster.get("link_bw"):
@@ -48,9 +63,27 @@ def run_law(run: dict[str, Any], tables: Frame) -> PhaseLaw:
             link, bandwidth_bytes_per_s=float(cluster["link_bw"]) * 1e9,
             latency_s=float(cluster.get("link_latency", 0.0)) * 1e-9,
         )  # fmt: skip
-    dp = int(run.get("data_parallel_size") or 1)
-    experts = dp if run.get("enable_expert_parallel") else 1
-    return measured_law(tables, name, str(run["model"]), Ranks(int(run["tensor_parallel_size"]), experts), link)
+    return link
+
+
+def closed_run_law(run: dict[str, Any]) -> PhaseLaw:
+    """The law of one rank of a run from closed-form kernels; collectives take what the recorded link does, as above."""
+    name = str(run["run"]).partition("/")[0]
+    chip = replace(hardware.load(name), scale_up=_link(run, name))
+    model = load_served(str(run["model"]))
+    dp, tp = int(run.get("data_parallel_size") or 1), int(run["tensor_parallel_size"])
+    experts = tp * dp if run.get("enable_expert_parallel") else 1
+    kernels = tile_estimator("vllm")
+
+    def time(op: Operator, on: Accelerator) -> KernelTime:
+        if not isinstance(op, Collective):
+            return kernels(op, on)
+        alone = np.asarray(op.payload_bytes) * np.asarray(op.ranks) <= 0
+        seconds = datasheet_time_s(op.op, op.payload_bytes, op.ranks, on.scale_up, latency_s=on.scale_up.latency_s)
+        zero = 0.0 * np.asarray(seconds)
+        return kernel_time(compute_s=zero, memory_s=zero, network_s=np.where(alone, 0.0, seconds))
+
+    return closed_form_law(model, chip, Parallelism(tp=tp, dp=dp, ep=experts), time).of_rank(dp)
 
 
 def replay_run(run: dict[str, Any], rows: Frame, law: PhaseLaw, *, calibrated: bool) -> Served:

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from profiles.data_folder import data_folder
-from ridgeline.validate import serving_points
+from ridgeline.validate import serving_deployments
 from ridgeline.validate.levels import checked_calibration, load_level
 from ridgeline.validate.serving import validate
 
@@ -27,6 +27,9 @@ def test_real_runs_from_measured_layers(tmp_path):
     error = (points["predicted"] / points["measured"] - 1.0).abs()
     assert error[points["mode"] == "run-mean"].max() < 0.035
     assert error[points["mode"] == "run-p99"].max() < 0.05
+    closed = (points["mode"] == "closed-form run-mean") & points["metric"].isin(["tpot", "e2e"])
+    assert closed.sum() == 6
+    assert error[closed].max() < 0.1
     request = points[(points["mode"] == "run-request") & (points["metric"] == "e2e")]
     assert (error[request.index].groupby(request["model"]).mean() < 0.022).all()
 
@@ -68,7 +71,7 @@ def test_missing_columns_are_named(tmp_path):
     ],
 )
 def test_hub_names(path, name):
-    model = serving_points.served_model(point(model_path=path))
+    model = serving_deployments.served_model(point(model_path=path))
     assert model is not None
     assert model.name == name
 
@@ -80,3 +83,55 @@ def test_calibrations_are_checked():
         checked_calibration(level, "serving", "some")
     with pytest.raises(ValueError, match="offers none"):
         checked_calibration(load_level("training"), "training", "none")
+
+
+def test_data_parallel_ranks_are_read_from_the_batch():
+    row = point(tp_size=8.0, moe_ep_size=8.0, concurrency=80, batch_size=10.0, attention_dp_size=None)
+    pool = serving_deployments.aggregated_pool(row)
+    assert (pool.parallelism.tp, pool.parallelism.dp, pool.parallelism.ep, pool.replicas) == (1, 8, 8, 1)
+    row = point(tp_size=2.0, concurrency=448, batch_size=14.0, attention_dp_size=1.0)
+    pool = serving_deployments.aggregated_pool(row)
+    assert (pool.parallelism.tp, pool.parallelism.dp, pool.replicas) == (2, 1, 32)
+
+
+def test_formats_of_published_checkpoints():
+    model = serving_deployments.served_model(
+        point(model_path="nvidia/Kimi-K2.5-NVFP4", prec="fp4", gemm_quant_mode="nvfp4", moe_quant_mode="nvfp4")
+    )
+    assert model is not None
+    assert (model.quantisation.attention, model.quantisation.experts) == ("", "nvfp4")
+    found = serving_deployments.served(point(gemm_quant_mode="fp8", backend="trtllm"))
+    assert found is not None
+    assert found.kv_dtype == "fp8"
+
+
+def test_protocols():
+    assert serving_deployments.spread_of(point(isl=1024, osl=1024, backend="sglang")) == 0.2
+    assert serving_deployments.spread_of(point(isl=2048, osl=128, backend="sglang")) == 0.0
+    assert serving_deployments.spread_of(point(isl=2048, osl=128)) == 0.2
+    assert serving_deployments.intake_of(point(isl=1024, osl=1024, backend="sglang")) > 1
+    assert serving_deployments.intake_of(point(isl=1024, osl=1024)) == 1
+
+
+def test_other_sizes_are_not_mistaken():
+    for path in ("deepseek-ai/DeepSeek-R1-Distill-Llama-70B", "Qwen/Qwen3-VL-32B", "zai-org/GLM-4.6"):
+        assert serving_deployments.built_in(path) is None
+
+
+def test_disaggregated_rows_need_workers(tmp_path):
+    workers = {f"{kind}_{name}": 1.0 for kind in ("prefill", "decode") for name in ("num_workers", "tp_size")}
+    rows = [point(mode="disagg", clean=False, **workers), point(mode="disagg", clean=False)]
+    pd.DataFrame(rows).to_parquet(tmp_path / "silicon_points.parquet")
+    points = validate(tmp_path, calibration="none").points
+    assert points["predicted"].notna().tolist() == [True, False, True, False]
+
+
+def test_left_out_predictions(tmp_path):
+    rows = [
+        point(concurrency=c, tp_size=tp, silicon_ttft_ms=30.0 + c, silicon_tpot_ms=8.0 / tp + 0.05 * c, batch_size=c)
+        for c in (2, 8) for tp in (1.0, 2.0)
+    ]  # fmt: skip
+    pd.DataFrame(rows).to_parquet(tmp_path / "silicon_points.parquet")
+    kept, left = (validate(tmp_path, split=split).points["predicted"].to_numpy() for split in ("none", "deployment"))
+    assert len(kept) == len(left) == 8
+    assert not (abs(kept / left - 1.0) < 1e-9).all()
