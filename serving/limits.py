@@ -1,5 +1,6 @@
 """Limits and overheads of an engine as arrays: what a sweep over batching settings varies."""
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -23,6 +24,7 @@ class Limits(NamedTuple):
     request_s: Array = 0.0
     token_s: Array = 0.0
     imbalance: Array = 0.0
+    layer_s: Array = 0.0
 
     @classmethod
     def of(cls, engine: Engine) -> "Limits":
@@ -31,7 +33,7 @@ class Limits(NamedTuple):
         return cls(
             float(engine.max_sequences), float(engine.max_batched_tokens), float(min(engine.kv_tokens, 2.0**50)),
             float(engine.block_tokens), engine.watermark, overheads.iteration_s, overheads.sequence_s,
-            overheads.request_s, overheads.token_s, overheads.imbalance,
+            overheads.request_s, overheads.token_s, overheads.imbalance, overheads.layer_s,
         )  # fmt: skip
 
 
@@ -45,6 +47,7 @@ class Case(NamedTuple):
 
 def case_of(law: PhaseLaw, limits: Limits, m: Moments) -> Case:
     """The case; with one pair of mean contexts for all configurations the law is cut there once."""
+    law = replace(law, layer_s=law.layer_s + limits.layer_s)
     context = m.decode_context + limits.imbalance * m.decode_deviation
     if np.ndim(context) == 0 and np.ndim(m.prompt_context) == 0:
         return Case(at_contexts(law, m.prompt_context, context), limits, m)

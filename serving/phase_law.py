@@ -119,6 +119,7 @@ class LawSlice(NamedTuple):
     tables: Tables
     iteration_s: Array
     sequence_s: Array
+    prompt_floor_s: Array = 0.0
 
 
 def at_contexts(law: PhaseLaw, prefill_context: Array, decode_context: Array) -> LawSlice:
@@ -132,7 +133,8 @@ def at_contexts(law: PhaseLaw, prefill_context: Array, decode_context: Array) ->
         _bilinear(xp, t.decode_sequences, t.decode_context, s, xp.asarray(t.decode_sequences), decode_context)
         for s in (t.decode_s, t.mixed_s)
     )
-    return LawSlice(t._replace(prefill_s=prompt, decode_s=alone, mixed_s=mixed), law.iteration_s, law.sequence_s)
+    tables = t._replace(prefill_s=prompt, decode_s=alone, mixed_s=mixed)
+    return LawSlice(tables, law.iteration_s, law.sequence_s, law.layers * law.layer_s)
 
 
 def slice_time(
@@ -144,11 +146,15 @@ def slice_time(
     tokens = prefill_tokens + decode_sequences
     alone = _linear(xp, t.decode_sequences, t.decode_s, decode_sequences)
     mixed = _linear(xp, t.decode_sequences, t.mixed_s, decode_sequences)
-    return (
+    prompts = xp.asarray(prefill_tokens) > 0
+    kernels = (
         _linear(xp, t.dense_tokens, t.dense_s, tokens)
         + _linear(xp, t.head_sequences, t.head_s, sampled)
         + _linear(xp, t.prefill_tokens, t.prefill_s, prefill_tokens)
-        + xp.where(xp.asarray(prefill_tokens) > 0, mixed, alone)
+        + xp.where(prompts, mixed, alone)
+    )
+    return (
+        xp.maximum(kernels, xp.where(prompts, law.prompt_floor_s, 0.0))
         + _linear(xp, t.group_tokens, t.group_s, tokens if group_tokens is None else group_tokens)
         + law.iteration_s
         + law.sequence_s * sampled

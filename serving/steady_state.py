@@ -19,7 +19,7 @@ number present, e the elasticity of the stay) an arrival finds nothing running a
 
 Includes what `serving.replay` does on the average: policies, chunking, budget, slots, blocks, preemption, overheads,
 replicas behind a router and ranks in lockstep. Excludes: cohorts that stay in step and the start (`serving.transient`),
-distributions (`serving.distributions`). Everything broadcasts over configurations; JAX inputs give gradients by the
+distributions (`serving.distributions`), intervals between looks at what has arrived (`Engine.intake_iterations`). Everything broadcasts over configurations; JAX inputs give gradients by the
 implicit function theorem.
 """
 

@@ -161,3 +161,16 @@ def test_bad_loads_are_named():
         steady_state(law(), ENGINE, Lengths.of(10, 10), rate_per_s=-1.0)
     with pytest.raises(ValueError, match=r"lengths\.output_tokens"):
         Lengths.of(10, 0)
+
+
+@pytest.mark.parametrize("low", [1.0, 0.5])
+def test_the_host_launches_prompts_layer_by_layer_here_as_in_the_replay(low):
+    slow = replace(law(), layers=32.0)
+    engine = replace(ENGINE, overheads=Overheads(layer_s=1e-3))
+    state = steady_state(slow, engine, Lengths.uniform(200, 50, low), rate_per_s=1.0)
+    alone = replay(Requests.of(np.arange(40) * 5.0, 200, 50), slow, engine)
+    assert alone.ttft_s.mean() > 0.032
+    light = steady_state(slow, engine, Lengths.uniform(200, 50, low), rate_per_s=1e-4)
+    assert light.ttft_s == pytest.approx(alone.ttft_s.mean(), rel=1e-3)
+    assert state.ttft_s > light.ttft_s
+    assert state.tpot_s > steady_state(slow, ENGINE, Lengths.uniform(200, 50, low), rate_per_s=1.0).tpot_s
