@@ -8,6 +8,7 @@ and down, and `low` and `high` span all three: a wide span says that the answer 
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -103,7 +104,7 @@ def _table(
         columns = ["metric", "parameter", "value", "elasticity", "up", "down", "low", "high"]
         frame = pd.DataFrame(rows, columns=columns)
         size = frame["elasticity"].abs().fillna(-1.0).to_numpy()
-        order = np.lexsort((-size, frame["metric"].map({name: i for i, name in enumerate(names)}).to_numpy()))
+        order = np.lexsort((-size, np.repeat(np.arange(len(names)), len(numbers))))
         tables.append(frame.iloc[order].reset_index(drop=True))
     return tables
 
@@ -115,7 +116,7 @@ def _design(problem: Problem, at: Mapping[str, float] | pd.Series) -> tuple[dict
             raise ValueError(
                 f"design: no value for {name!r}; expected one for each of {', '.join(problem.space.names)}"
             )
-        value = at[name]
+        value: Any = at[name]
         if p.static:
             if str(value) not in p.labels:
                 raise ValueError(f"design: {name} {value!r}; expected one of {', '.join(p.labels)}")

@@ -136,7 +136,7 @@ class Relaxed:
             slope, beyond = jax.grad(lagrangian, has_aux=True)(unit, multipliers, weight, temperature)
             slope = jnp.where(jnp.isfinite(slope), slope, 0.0) * ~frozen
             change, state = adam.update(slope, state)
-            return jnp.clip(optax.apply_updates(unit, change), 0.0, 1.0), state, beyond
+            return jnp.clip(unit + change, 0.0, 1.0), state, beyond
 
         return step
 
@@ -243,11 +243,9 @@ def _dive(relaxed: Relaxed, archive: Archive, unit: np.ndarray) -> np.ndarray:
         if not open_integers:
             return best
 
-        def off(i: int, at: np.ndarray = best) -> float:
-            value = float(relaxed.parameters[i][1].relaxed(at[i], straight_through=False))
-            return abs(value - round(value))
-
-        settled = [i for i in open_integers if off(i) < 0.05] or [min(open_integers, key=off)]
+        values = {i: float(relaxed.parameters[i][1].relaxed(best[i], straight_through=False)) for i in open_integers}
+        off = {i: abs(value - round(value)) for i, value in values.items()}
+        settled = [i for i in open_integers if off[i] < 0.05] or [min(off, key=lambda i: off[i])]
         best = best.copy()
         for i in settled:
             p = relaxed.parameters[i][1]

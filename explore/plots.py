@@ -14,10 +14,10 @@ from explore.sweep_result import SweepResult
 def pareto_plot(result: SweepResult, x: str | None = None, y: str | None = None, *, ax: Any = None) -> Any:
     """The front of a sweep over two metrics (default: the first two objectives), as steps; where the front has columns
     `..._p95_s` beside a time `..._s`, a bar reaches from the prediction to that."""
-    names = (*result.minimise, *result.maximise)
+    names = [*result.minimise, *result.maximise]
     if len(names) < 2 and (x is None or y is None):
         raise ValueError("a front needs two objectives; name the metrics x and y")
-    x, y = x or names[0], y or names[1]
+    x, y = str(x or names[0]), str(y or names[1])
     ax = _axes(ax)
     front = result.front.sort_values(x)
     for name in (x, y):
@@ -32,7 +32,8 @@ def pareto_plot(result: SweepResult, x: str | None = None, y: str | None = None,
             up = np.maximum(front[high] - front[name], 0.0)
             ax.errorbar(front[x], front[y], **{axis: [np.zeros(len(up)), up]}, fmt="none", lw=0.8, alpha=0.6)
     ax.set(xlabel=_label(x), ylabel=_label(y))
-    for scale, values in ((ax.set_xscale, front[x]), (ax.set_yscale, front[y])):
+    for scale, name in ((ax.set_xscale, x), (ax.set_yscale, y)):
+        values = front[name].to_numpy(float)
         if values.min() > 0 and values.max() / values.min() > 20:
             scale("log")
     return ax
@@ -49,7 +50,8 @@ def parallel_plot(frame: pd.DataFrame, columns: Sequence[str], *, colour: str, a
     heights = {}
     for name in columns:
         values = order[name]
-        numbers = values.astype(float) if is_numeric_dtype(values) else values.astype("category").cat.codes
+        codes = values if is_numeric_dtype(values) else values.astype("category").cat.codes
+        numbers = np.asarray(codes, dtype=float)
         low, high = float(numbers.min()), float(numbers.max())
         heights[name] = np.asarray((numbers - low) / (high - low) if high > low else 0.0 * numbers + 0.5)
     paths = np.stack([heights[name] for name in columns], axis=-1)
@@ -76,7 +78,8 @@ def contour_plot(frame: pd.DataFrame, x: str, y: str, metric: str, *, ax: Any = 
     filled = ax.contourf(table.columns, table.index, table.to_numpy(), levels=14, cmap="viridis")
     ax.figure.colorbar(filled, ax=ax, label=_label(metric))
     ax.set(xlabel=_label(x), ylabel=_label(y))
-    for scale, values in ((ax.set_xscale, table.columns), (ax.set_yscale, table.index)):
+    for scale, swept in ((ax.set_xscale, table.columns), (ax.set_yscale, table.index)):
+        values = np.asarray(swept, dtype=float)
         if values.min() > 0 and values.max() / values.min() > 8:
             scale("log")
     return ax
@@ -86,8 +89,9 @@ def convergence_plot(results: Mapping[str, SearchResult], *, ax: Any = None) -> 
     """Best feasible objective against evaluations spent, one line per search (a derivative counts as five)."""
     ax = _axes(ax)
     for name, result in results.items():
-        history = result.history.dropna()
-        ax.step(np.maximum(history["evaluations"], 1.0), history["best"], where="post", label=name)
+        best = result.history["best"].to_numpy(float)
+        spent = np.maximum(result.history["evaluations"].to_numpy(float), 1.0)
+        ax.step(spent[np.isfinite(best)], best[np.isfinite(best)], where="post", label=name)
     first = next(iter(results.values()))
     ax.set(xscale="log", xlabel="exact evaluations", ylabel=_label(first.problem.objectives[0]))
     ax.legend(frameon=False, fontsize=8)

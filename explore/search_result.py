@@ -59,13 +59,13 @@ class SearchResult:
 
     def require_feasible(self) -> "SearchResult":
         """Self, or `ValueError` naming the constraints that the best design misses, with by how much."""
-        metrics = {name: np.array([self.best[name]]) for name in self.designs.columns}
-        if not np.isfinite(metrics[self.problem.objectives[0]][0]):
+        best = {name: self.designs[name].to_numpy()[0] for name in self.designs.columns}
+        if not np.isfinite(best[self.problem.objectives[0]]):
             raise ValueError("no design has an answer")
         missed = [
-            f"{one} (nearest miss: {self.best[one.metric]:.4g})"
+            f"{one} (nearest miss: {best[one.metric]:.4g})"
             for one in self.problem.constraints
-            if not bool(one.met(self.best))
+            if not bool(one.met(best))
         ]
         if missed:
             raise ValueError(f"no design found that meets {' and '.join(missed)}")
@@ -99,7 +99,9 @@ class Archive:
         order = np.argsort(merits, kind="stable")[: self.keep]
         kept_unit = np.concatenate([self.unit, unit[order]])
         kept_merits = np.concatenate([self.merits, merits[order]])
-        joined = {n: np.concatenate([self._table.get(n, v[:0]), v[order]]) for n, v in table.items()}
+        joined = {
+            n: np.concatenate([self._table[n], v[order]]) if n in self._table else v[order] for n, v in table.items()
+        }
         best = self._distinct(joined, kept_merits)
         self.unit, self.merits = kept_unit[best], kept_merits[best]
         self._table = {name: values[best] for name, values in joined.items()}

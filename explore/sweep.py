@@ -34,12 +34,14 @@ _REASONS = 256
 
 
 class Plan(NamedTuple):
-    """What every chunk needs to know besides its problem and points. `parts`: folder for all points, or empty."""
+    """What every chunk needs to know besides its problem and points. `parts`: folder for all points, or empty; `in_memory`:
+    whether a chunk brings all its points back."""
 
     chunk: int
     keep: int
     resolution: float
     parts: str
+    in_memory: bool
 
 
 def sweep(
@@ -74,7 +76,13 @@ def sweep(
     sequence = samples(problem.space, method, count, seed)
     chunk = min(chunk, sequence.count)
     store = SweepFolder.open(folder, problem, sequence, chunk, keep, resolution, points) if folder is not None else None
-    plan = Plan(chunk, keep, resolution, str(store.parts) if store is not None and points == "all" else "")
+    plan = Plan(
+        chunk,
+        keep,
+        resolution,
+        str(store.parts) if store and points == "all" else "",
+        points == "all" and store is None,
+    )
     total = -(-sequence.count // chunk)
     done = store.done if store is not None else np.zeros(total, dtype=bool)
     running = _Running(store.state if store is not None else None)
@@ -83,7 +91,7 @@ def sweep(
     with _progress(progress, sequence.count, int(done.sum()) * chunk) as advance:
         try:
             for number, found in _chunks(problem, sequence, plan, np.flatnonzero(~done), executor, running):
-                if points == "all" and store is None:
+                if points == "all" and found.points is not None:
                     memory[number] = found.points
                 state = running.add(found.state)
                 done[number] = True
@@ -116,7 +124,7 @@ class ChunkResult(NamedTuple):
 
 
 def chunk_result(
-    evaluator: Evaluator, sequence: Samples, plan: Plan, number: int, hint: np.ndarray | None, whole: bool
+    evaluator: Evaluator, sequence: Samples, plan: Plan, number: int, hint: np.ndarray | None
 ) -> ChunkResult:
     """Evaluate and reduce chunk `number`."""
     problem = evaluator.problem
@@ -136,24 +144,23 @@ def chunk_result(
     )  # fmt: skip
     if plan.parts:
         write_part(plan.parts, number, {"index": points["index"], **problem.space.labels(columns), **metrics})
-    return ChunkResult(state, points if whole and not plan.parts else None)
+    return ChunkResult(state, points if plan.in_memory else None)
 
 
 def _chunks(
     problem: Problem, sequence: Samples, plan: Plan, numbers: np.ndarray, executor: Any, running: "_Running"
 ) -> Iterator[tuple[int, ChunkResult]]:
     """Results of the chunks `numbers` as they finish."""
-    whole = not plan.parts
     if executor is None:
         evaluator = Evaluator(problem)
         threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
         def submit(pool: Any, number: int) -> Any:
-            return pool.submit(chunk_result, evaluator, sequence, plan, number, running.hint(), whole)
+            return pool.submit(chunk_result, evaluator, sequence, plan, number, running.hint())
 
         workers, context = threads, ThreadPoolExecutor(threads)
     else:
-        payload = _pickled((problem, sequence, plan, whole))
+        payload = _pickled((problem, sequence, plan))
 
         def submit(pool: Any, number: int) -> Any:
             return pool.submit(remote_chunk, payload, number, running.hint())
@@ -193,14 +200,14 @@ class _Running:
 
 def remote_chunk(payload: bytes, number: int, hint: np.ndarray | None) -> ChunkResult:
     """A chunk on another process, which compiles a problem once."""
-    evaluator, sequence, plan, whole = _unpickled(payload)
-    return chunk_result(evaluator, sequence, plan, number, hint, whole)
+    evaluator, sequence, plan = _unpickled(payload)
+    return chunk_result(evaluator, sequence, plan, number, hint)
 
 
 @lru_cache(maxsize=2)
-def _unpickled(payload: bytes) -> tuple[Evaluator, Samples, Plan, bool]:
-    problem, sequence, plan, whole = pickle.loads(payload)
-    return Evaluator(problem), sequence, plan, whole
+def _unpickled(payload: bytes) -> tuple[Evaluator, Samples, Plan]:
+    problem, sequence, plan = pickle.loads(payload)
+    return Evaluator(problem), sequence, plan
 
 
 def _pickled(thing: Any) -> bytes:
@@ -227,7 +234,8 @@ def _first_done(pool: Any, futures: list[Any]) -> list[Any]:
     if _is_dask(pool):
         import distributed
 
-        return list(distributed.wait(futures, return_when="FIRST_COMPLETED").done)
+        finished: Any = distributed.wait(futures, return_when="FIRST_COMPLETED")
+        return list(finished.done)
     return list(wait(futures, return_when=FIRST_COMPLETED).done)
 
 

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 import hardware
@@ -78,8 +79,7 @@ def model_elasticities(
     )  # fmt: skip
     names = tuple(metrics) if metrics else ("prefill_s", "decode_s")
     found = elasticities(problem, at, metrics=names, step=step)
-    answered = found["elasticity"].notna()
-    if not answered.any():
+    if not np.isfinite(found["elasticity"].to_numpy(float)).any():
         raise ValueError(
             f"{spec.name} on {chip.name}: no answer at this point (degrees that do not divide, or no rate)"
         )

@@ -144,9 +144,10 @@ def _load(trace, rate_per_s, concurrency, requests, input_tokens, output_tokens,
         if extra := [name for name, value in lengths.items() if value is not None]:
             raise ValueError(f"{extra[0]}: cannot be combined with a trace, which has its own requests")
         return read_requests(trace)
-    requests, input_tokens, output_tokens, spread = (
-        default if value is None else value for value, default in zip(lengths.values(), (200, 1024, 256, 0.0))
-    )
+    requests = 200 if requests is None else requests
+    input_tokens = 1024 if input_tokens is None else input_tokens
+    output_tokens = 256 if output_tokens is None else output_tokens
+    spread = 0.0 if spread is None else spread
     if not requests >= 1:
         raise ValueError(f"requests: {requests!r}; expected at least 1")
     if not 0.0 <= spread < 1.0:

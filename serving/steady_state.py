@@ -19,8 +19,8 @@ number present, e the elasticity of the stay) an arrival finds nothing running a
 
 Includes what `serving.replay` does on the average: policies, chunking, budget, slots, blocks, preemption, overheads,
 replicas behind a router and ranks in lockstep. Excludes: cohorts that stay in step and the start (`serving.transient`),
-distributions (`serving.distributions`), intervals between looks at what has arrived (`Engine.intake_iterations`). Everything broadcasts over configurations; JAX inputs give gradients by the
-implicit function theorem.
+distributions (`serving.distributions`), intervals between looks at what has arrived (`Engine.intake_iterations`). Everything
+broadcasts over configurations; JAX inputs give gradients by the implicit function theorem.
 """
 
 from typing import Any
@@ -104,5 +104,6 @@ def _closed(case: Case, policy: Policy, clients: Array, replicas: float) -> Stea
         case, parts, rate=rate, most=most, load=rate / most, stable=rate > 0.0, step_s=mix.tpot_s,
         decode_s=m.steps * mix.tpot_s, own=mix.own_s, queue=wait + unplanned + backlog, residents=residents,
         iteration_s=mix.iteration_s, mixed_share=mix.share, busy=1.0 + nothing,
-        bound=limiting(fit, crowded, int(Bound.CLIENTS), int(Bound.SLOTS)), preemptions=repeats.repeats - 1.0, replicas=replicas,
+        bound=limiting(fit, crowded, int(Bound.CLIENTS), int(Bound.SLOTS)), preemptions=repeats.repeats - 1.0,
+        replicas=replicas,
     )  # fmt: skip

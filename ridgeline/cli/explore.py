@@ -136,7 +136,8 @@ def _client(address: str | None) -> Any:
         from distributed import Client, LocalCluster
     except ImportError:
         raise ValueError("--dask: Dask is not installed; install the extra ridgeline[distributed]") from None
-    return Client(LocalCluster(dashboard_address=None) if address == "local" else address)
+    cluster: Any = LocalCluster
+    return Client(cluster(dashboard_address=None) if address == "local" else address)
 
 
 def _records(frame: Any) -> list[dict[str, Any]]:
