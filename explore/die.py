@@ -12,7 +12,7 @@ Limits: the ratios of formats, latencies and the scale-out network are those of 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import jax
@@ -28,6 +28,20 @@ GB, KIB, MIB = 1e9, 1024.0, 1024.0**2
 
 #: Formats that count the matrix units, first match.
 _SIXTEEN_BIT = ("bf16", "fp16")
+
+
+#: What a design may do without.
+_MAY_BE_ZERO = (
+    "fp64_lanes_per_core",
+    "graphics",
+    "matrix_macs_per_core",
+    "enabled_matrix_share",
+    "scale_up_bytes_per_s",
+    "die_to_die_bytes_per_s",
+    "l2_bytes",
+    "l2_bytes_per_clock",
+    "capacity_bytes_per_interface",
+)
 
 
 @jax.tree_util.register_dataclass
@@ -65,6 +79,18 @@ class Die:
     spare_scale_up_bytes_per_s: Array = 0.0
     dies_per_package: Array = 1.0
     die_to_die_bytes_per_s: Array = 0.0
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.metadata.get("static") or not isinstance(value, str | int | float | type(None)):
+                continue  # names, arrays and tracers
+            optional = field.name.startswith("spare_") or field.name in _MAY_BE_ZERO
+            finite = isinstance(value, int | float) and abs(value) < float("inf")
+            if not finite or not (optional or value > 0.0):
+                raise ValueError(
+                    f"die.{field.name}: {value!r}; expected a finite number{'' if optional else ' above 0'}"
+                )
 
     @property
     def matrix_macs_per_s(self) -> Array:

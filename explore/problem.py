@@ -5,6 +5,8 @@ JAX-traceable formulas and knows nothing of spaces; the rounding is exact in swe
 that the point has no answer; a metric called `reason` may say why, as a code (`REASONS` gives its words).
 """
 
+import hashlib
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -47,6 +49,11 @@ class Problem:
         if both:
             raise ValueError(f"problem: {sorted(both)[0]!r} is to be both minimised and maximised")
         known = self.metric_names()
+        for name in known:
+            if name == "index" or name in self.space.names:
+                raise ValueError(
+                    f"metric {name!r}: the name of {'a point' if name == 'index' else 'a parameter'} already"
+                )
         asked = [("objective", n) for n in self.objectives] + [("constraint", c.metric) for c in self.constraints]
         for what, name in asked:
             if name not in known:
@@ -67,6 +74,13 @@ class Problem:
         traced = {name: value for name, value in columns.items() if name not in static}
         shapes = jax.eval_shape(lambda columns: dict(self.at({**static, **columns})), traced)
         return tuple(shapes)
+
+    def fingerprint(self) -> str:
+        """Digest of the subjects and of what evaluates them, as far as their text tells them apart."""
+        text = repr((sorted(self.subjects.items()), self.evaluate))
+        code = getattr(self.evaluate, "__code__", None)
+        text = re.sub(r" at 0x[0-9a-f]+", "", text) + (repr((code.co_code, code.co_names)) if code else "")
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def at(self, columns: Columns, rounding: Rounding = exact) -> dict[str, Array]:
         """Metrics at the values `columns`; static options as one index each."""

@@ -43,7 +43,10 @@ class Samples:
         if not 1 <= self.count <= 2**53:
             raise ValueError(f"samples: {self.count!r} points; expected 1 to 2^53")
         if self.method == "grid" and self.count != self.space.grid_points:
-            raise ValueError(f"samples: a grid has all its {self.space.grid_points} points, not {self.count}")
+            raise ValueError(
+                f"samples: a grid has all its {self.space.grid_points} points, not {self.count}; "
+                "expected another method (sobol, random, latin) with a count"
+            )
         if self.method == "latin" and self.count > MOST_LATIN:
             raise ValueError(f"samples: {self.count} points of a Latin hypercube; at most {MOST_LATIN}, or take sobol")
         if self.method == "sobol" and self.count > 2**_BITS:
@@ -53,6 +56,8 @@ class Samples:
 
     def columns(self, start: int, stop: int) -> Columns:
         """Values of the points numbered [start, stop)."""
+        if not 0 <= start <= stop <= self.count:
+            raise ValueError(f"samples: points [{start}, {stop}) of {self.count}")
         if self.method == "grid":
             return self.space.of_grid(start, stop)
         return self.space.of_unit(self.unit(start, stop))
@@ -121,6 +126,6 @@ def samples(space: Space, method: str = "grid", count: int | None = None, seed: 
     """`count` points of `space`; a grid takes all of its points."""
     if method == "grid":
         return Samples(space, method, space.grid_points if count is None else count, seed)
-    if count is None:
+    if count is None and method in METHODS:
         raise ValueError(f"samples: how many points by {method!r}? expected a count")
-    return Samples(space, method, int(count), seed)
+    return Samples(space, method, 1 if count is None else int(count), seed)

@@ -28,6 +28,8 @@ class Space:
     def __post_init__(self) -> None:
         if not self.parameters:
             raise ValueError("space: no parameters; expected at least one")
+        if "index" in self.parameters:
+            raise ValueError("parameter 'index': the name of a point's number; choose another")
         check_conditions(self.parameters)
 
     @property
@@ -108,7 +110,18 @@ class Space:
     def fingerprint(self) -> str:
         """Digest of everything that decides which points the space has."""
         described = {
-            name: [p.kind, p.low, p.high, p.log, p.points, p.labels, p.paths, p.when, repr(p.otherwise)]
+            name: [
+                p.kind,
+                p.low,
+                p.high,
+                p.log,
+                p.points,
+                p.labels,
+                repr(p.options),
+                p.paths,
+                p.when,
+                repr(p.otherwise),
+            ]
             for name, p in self.parameters.items()
         }
         return hashlib.sha256(json.dumps(described).encode()).hexdigest()[:16]

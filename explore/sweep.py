@@ -28,6 +28,7 @@ from explore.sweep_result import SweepResult, result_of
 CHUNK = 2**17
 #: Best points kept, by the first objective.
 KEEP = 100
+MOST_CHUNKS = 10**7
 #: Chunks in flight per worker.
 _AHEAD = 2
 _REASONS = 256
@@ -75,6 +76,8 @@ def sweep(
         )
     sequence = samples(problem.space, method, count, seed)
     chunk = min(chunk, sequence.count)
+    if sequence.count / chunk > MOST_CHUNKS:
+        raise ValueError(f"chunk: {chunk}; {sequence.count} points are more than {MOST_CHUNKS:,} chunks of it")
     store = SweepFolder.open(folder, problem, sequence, chunk, keep, resolution, points) if folder is not None else None
     plan = Plan(
         chunk,

@@ -44,10 +44,10 @@ class SweepFolder:
         """The folder, new or as an interrupted sweep left it; `ValueError` if it holds a different sweep or something else."""
         path = Path(folder)
         described = {
-            "format": FORMAT, "problem": problem.name, "space": problem.space.fingerprint(),
+            "format": FORMAT, "problem": problem.name, "model": problem.fingerprint(), "space": problem.space.fingerprint(),
             "parameters": list(problem.space.names), "minimise": list(problem.minimise), "maximise": list(problem.maximise),
-            "constraints": [str(one) for one in problem.constraints], "method": sequence.method, "count": sequence.count,
-            "seed": sequence.seed, "chunk": chunk, "keep": keep, "resolution": resolution, "points": points,
+            "constraints": [f"{one} ({one.limit!r})" for one in problem.constraints], "method": sequence.method, "count":
+            sequence.count, "seed": sequence.seed, "chunk": chunk, "keep": keep, "resolution": resolution, "points": points,
         }  # fmt: skip
         if path.exists() and not path.is_dir():
             raise ValueError(f"{path}: a file; expected a folder for the sweep")
@@ -65,12 +65,17 @@ class SweepFolder:
         recorded = path / "state.npz"
         if not recorded.is_file():
             return cls(path, np.zeros(total, dtype=bool), None)
+        sizes = np.minimum(chunk, sequence.count - chunk * np.arange(total))
         try:
             with np.load(recorded, allow_pickle=False) as arrays:
+                done = np.unpackbits(arrays["done"]).astype(bool)[:total]
                 state = Reduction.from_arrays(dict(arrays), problem.minimise, problem.maximise, keep, resolution)
-                done = np.unpackbits(arrays["done"], count=total).astype(bool)
-        except (OSError, ValueError, KeyError) as error:
+            _check_state(state, problem, int(sizes[done].sum()) if len(done) == total else -1)
+            lost = [i for i in np.flatnonzero(done) if points == "all" and not part_path(path / "points", i).is_file()]
+        except Exception as error:  # a damaged archive fails in as many ways as it has readers
             raise ValueError(f"{recorded}: unreadable ({error}); remove the folder to start again") from None
+        if lost:
+            raise ValueError(f"{part_path(path / 'points', lost[0])}: missing; remove the folder to start again")
         return cls(path, done, state)
 
     def record(self, state: Reduction, done: np.ndarray, *, finally_: bool = False) -> None:
@@ -101,6 +106,24 @@ def write_whole(path: Path, content: bytes) -> None:
         ) from None
 
 
+def _check_state(state: Reduction, problem: Problem, seen: int) -> None:
+    """`ValueError` unless the state is that of `seen` points of `problem`."""
+    if int(state.counts[0]) != seen:
+        raise ValueError(f"{int(state.counts[0])} points counted, {seen} recorded as done")
+    wanted = {"index", *problem.space.names, *problem.metric_names()}
+    for name, table in (("front", state.front), ("best", state.best)):
+        lengths = {len(values) for values in table.values()}
+        if set(table) != wanted or len(lengths) != 1:
+            raise ValueError(f"{name}: not the columns of this problem, all of one length")
+    if set(state.histograms) != set(problem.objectives):
+        raise ValueError("no distribution of each objective")
+
+
+def part_path(folder: Path, number: int) -> Path:
+    """The file of all points of chunk `number`."""
+    return folder / f"part-{number:08d}.parquet"
+
+
 def write_part(folder: str, number: int, columns: dict[str, np.ndarray]) -> None:
     """All points of one chunk as `part-<number>.parquet`."""
     import pyarrow as pa
@@ -108,7 +131,7 @@ def write_part(folder: str, number: int, columns: dict[str, np.ndarray]) -> None
 
     buffer = io.BytesIO()
     pq.write_table(pa.table({name: pa.array(values) for name, values in columns.items()}), buffer)
-    write_whole(Path(folder) / f"part-{number:08d}.parquet", buffer.getvalue())
+    write_whole(part_path(Path(folder), number), buffer.getvalue())
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -53,7 +53,10 @@ class SweepResult:
         parts = sorted((self.folder / "points").glob("part-*.parquet")) if self.folder is not None else []
         if not parts:
             raise ValueError('this sweep kept its front and best points only; sweep with points="all"')
-        return pd.concat([pd.read_parquet(path) for path in parts], ignore_index=True)
+        frame = pd.concat([pd.read_parquet(path) for path in parts], ignore_index=True)
+        if len(frame) != self.done:
+            raise ValueError(f"{self.folder}: {len(frame)} points in its parts, {self.done} were evaluated")
+        return frame
 
     def to_dataset(self) -> Any:
         """Every point of a complete grid as an `xarray.Dataset` with one labelled dimension per parameter."""
@@ -141,7 +144,7 @@ def load_sweep(folder: str | Path) -> SweepResult:
             done=found["done"], total=found["total"], complete=found["complete"], why_none=found["why_none"], folder=path,
             grid=found["grid"],
         )  # fmt: skip
-    except (OSError, KeyError, TypeError, ValueError) as error:
+    except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"{path}: no readable result of a sweep ({error})") from None
 
 

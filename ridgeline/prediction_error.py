@@ -40,13 +40,15 @@ def phase_intervals(
     """90 % intervals of prefill, decode and request, the estimates of the two phases, and the least certain basis.
 
     `phases`: one (a forward pass) or two (prefill, decode), each with name, table and times; `steps` decode passes; `mask`: NaN
-    where there is no answer, else 0. No interval reaches below the roofline bound of the same phase.
+    where there is no answer, else 0. No interval reaches below the roofline bound of the same phase,
+    nor above its prediction where a stack's own collectives are faster than those of the bound.
     """
     found = [phase_error(p.table, p.times, chip, stack, phase=p.name, mean_axis=p.name == "decode") for p in phases]
     basis = max((b for _, b in found), key=CERTAINTY.index)
     families = ("decode" if p.name == "decode" else "eager forward" for p in phases)
+    xp = namespace(steps, mask)
     own = [
-        _no_faster(phase_interval(*error, family=family), phase_bound_s(p, chip) + mask)
+        _no_faster(phase_interval(*error, family=family), xp.minimum(phase_bound_s(p, chip), p.time_s) + mask)
         for p, error, family in zip(phases, found, families)
     ]
     if len(found) == 1:

@@ -23,6 +23,9 @@ from tiles.estimator import STACKS
 from workloads import Parallelism, TransformerModel
 from workloads.quantisation import uniform
 
+#: Requests of one simulation.
+MOST_REQUESTS = 10**8
+
 
 @dataclass(frozen=True, kw_only=True)
 class Simulation:
@@ -144,6 +147,9 @@ def _load(trace, rate_per_s, concurrency, requests, input_tokens, output_tokens,
         if extra := [name for name, value in lengths.items() if value is not None]:
             raise ValueError(f"{extra[0]}: cannot be combined with a trace, which has its own requests")
         return read_requests(trace)
+    for name, value in {"concurrency": concurrency, "requests": requests or 1}.items():
+        if value > MOST_REQUESTS:
+            raise ValueError(f"{name}: {value}; expected at most {MOST_REQUESTS:,}")
     requests = 200 if requests is None else requests
     input_tokens = 1024 if input_tokens is None else input_tokens
     output_tokens = 256 if output_tokens is None else output_tokens

@@ -54,8 +54,9 @@ def read_space(path: str | Path) -> tuple[Problem, dict[str, Any], dict[str, Any
         raise ValueError(f"{path}: no TOML file ({error})") from None
     try:
         return _problem(text, path.stem), _table(text, "sweep"), _table(text, "search")
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+    except (ValueError, TypeError, AttributeError, IndexError, OverflowError, MemoryError) as error:
+        # Values of another type than a field takes end in whatever the model they reach makes of them.
+        raise ValueError(f"{path}: {error or 'too large'}") from None
 
 
 def _problem(text: dict[str, Any], stem: str) -> Problem:
@@ -122,8 +123,9 @@ def _model(asked: dict[str, Any], fixed: dict[str, Any]) -> tuple[ModelObjective
     options = {name: asked[name] for name in ("estimator", "stack", "kv_dtype", "errors") if name in asked}
     subjects = {**DEPLOYMENT, **{name: value for name, value in fixed.items() if name != "chip"}}
     for name in DEPLOYMENT:
-        if isinstance(subjects[name], bool) or not isinstance(subjects[name], int | float) or not subjects[name] >= 1:
-            raise ValueError(f"fixed.{name}: {subjects[name]!r}; expected a number of at least 1")
+        value = subjects[name]
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 1 <= value < 2**53:
+            raise ValueError(f"fixed.{name}: {value!r}; expected a number of at least 1")
     return ModelObjective(model=model, **options), {"chip": _chip(fixed), **subjects}
 
 
@@ -136,6 +138,9 @@ def _kernel(asked: dict[str, Any], fixed: dict[str, Any]) -> tuple[KernelObjecti
     made = OPERATORS[name]
     _known("fixed.op.", given, tuple(f.name for f in fields(made)))
     options = {key: asked[key] for key in ("estimator", "stack") if key in asked}
+    for key, value in given.items():
+        if isinstance(value, int | float) and not isinstance(value, bool) and not 1 <= value < 2**53:
+            raise ValueError(f"fixed.op.{key}: {value!r}; expected at least 1 (and below 2^53)")
     try:
         op = made(**given)
     except TypeError as error:
@@ -153,7 +158,7 @@ def _parameter(name: str, table: Any) -> Parameter:
         raise ValueError(f"{where}: {table!r}; expected a table with options, or low and high")
     _known(f"{where}.", table, _PARAMETER)
     paths = table.get("paths", [table["path"]] if "path" in table else [name])
-    if not isinstance(paths, list) or not all(isinstance(path, str) for path in paths):
+    if not isinstance(paths, list) or not paths or not all(isinstance(path, str) for path in paths):
         raise ValueError(f"{where}.paths: {paths!r}; expected a list of dotted paths")
     try:
         if "options" in table:
@@ -170,7 +175,23 @@ def _parameter(name: str, table: Any) -> Parameter:
             found = _conditional(found, table)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
-    return found.bind(*paths)
+    found = found.bind(*paths)
+    for path in paths:
+        _check_sizes(found, path, where)
+    return found
+
+
+def _check_sizes(found: Parameter, path: str, where: str) -> None:
+    """`ValueError` where a size, a rate or a degree may become zero or negative."""
+    if found.static or not (path.startswith(("chip.", "op.", "die.")) or path in DEPLOYMENT):
+        return
+    least = 1.0 if path in DEPLOYMENT or path.startswith("op.") else 0.0
+    spare = path.rpartition(".")[2].startswith("spare_") or path.endswith("latency_s")
+    for value in found.options if found.kind == "categorical" else (found.low, found.high):
+        fits = value >= least if least or spare else value > 0.0
+        if isinstance(value, bool) or not fits or not value < float("inf"):
+            expected = f"at least {least:g}" if least or spare else "a positive number"
+            raise ValueError(f"{where}: {value!r} for {path}; expected {expected}")
 
 
 def _number(table: dict[str, Any], path: str) -> Parameter:

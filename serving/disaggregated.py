@@ -42,6 +42,18 @@ class Disaggregated:
     decode_limit: float = np.inf
     overheads: Overheads = NO_OVERHEADS
 
+    def __post_init__(self) -> None:
+        for name, least in (
+            ("link_bytes_per_s", 0.0),
+            ("transfer_bytes_per_token", 0.0),
+            ("layers", 1.0),
+            ("decode_limit", 1.0),
+        ):
+            value = getattr(self, name)
+            above = value > least if name == "link_bytes_per_s" else value >= least
+            if not above or (name != "decode_limit" and not value < np.inf):
+                raise ValueError(f"disaggregated.{name}: {value!r}; expected a number above or at {least:g}")
+
 
 class Disaggregation(NamedTuple):
     """Steady state of a disaggregated deployment: seconds, completions per second, decoding sequences, load of the prefill

@@ -24,6 +24,11 @@ class Overheads:
     imbalance: float = 0.0
     layer_s: float = 0.0
 
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if isinstance(value, int | float) and not 0.0 <= value < math.inf:
+                raise ValueError(f"overheads.{name}: {value!r}; expected a finite number of at least 0")
+
 
 @dataclass(frozen=True)
 class Engine:
@@ -56,8 +61,8 @@ class Engine:
             if getattr(self, name) not in known:
                 raise ValueError(f"engine.{name}: {getattr(self, name)!r} is unknown (known: {', '.join(known)})")
         for name in ("max_sequences", "max_batched_tokens", "block_tokens", "intake_iterations"):
-            if not getattr(self, name) >= 1:
-                raise ValueError(f"engine.{name}: {getattr(self, name)!r}; expected at least 1")
+            if not 1 <= getattr(self, name) < 2**53:
+                raise ValueError(f"engine.{name}: {getattr(self, name)!r}; expected at least 1 (and below 2^53)")
         if not self.kv_tokens >= self.block_tokens:
             raise ValueError(
                 f"engine.kv_tokens: {self.kv_tokens!r}; expected at least one block of {self.block_tokens}"

@@ -15,6 +15,7 @@ from importlib.resources import files
 from typing import Any
 
 import numpy as np
+from jax.core import Tracer
 
 from hardware.accelerator import Accelerator
 from tiles.attention_kernels import WHEN_FIELDS, DecodeKernel, Kernel, PrefillKernel, When
@@ -56,8 +57,12 @@ class AttentionConstants:
 def core_generation(chip: Accelerator) -> str:
     """Name of the generation of the chip's cores: its architecture, "blackwell workstation" if those are small."""
     name = chip.architecture.lower().replace("_", " ")
+    if not name.startswith("blackwell") or isinstance(
+        chip.on_chip_bytes_per_core, Tracer
+    ):  # a design: data-centre cores
+        return name
     small = bool(np.all(np.asarray(chip.on_chip_bytes_per_core) <= WORKSTATION_BYTES_PER_CORE))
-    return "blackwell workstation" if name.startswith("blackwell") and small else name
+    return "blackwell workstation" if small else name
 
 
 def stack_name(stack: str) -> str:

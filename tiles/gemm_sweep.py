@@ -103,7 +103,8 @@ def _best(
             ) -> tuple[Any, None]:
                 tile, number = item
                 for position, split in enumerate(splits):
-                    total = candidate_terms(setting, tile._replace(split=split), constants, exact).total_s
+                    terms = candidate_terms(setting, tile._replace(split=split), constants, exact)
+                    total = terms.total_s.astype(best[0].dtype)
                     better = total < best[0]
                     best = jnp.where(better, total, best[0]), jnp.where(better, number[position], best[1])
                 return best, None
