@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ridgeline.serve_layouts import Layout
-from serving import KnownEngine, Lengths, Limits
+from serving import KnownEngine, Lengths, Limits, SteadyState
 from serving.engine import Engine
 
-#: A load that queues nothing, and the most that is planned for, relative to the stability limit; requests/s beyond any.
-LIGHT, FULL, UNSTABLE = 1e-3, 0.999, 1e9
+#: A load that queues nothing, and the most that is planned for (closer to the stability limit, the mean wait hangs on the
+#: last digit of the rate), relative to that limit; requests/s beyond any.
+LIGHT, FULL, UNSTABLE = 1e-3, 0.99, 1e9
 #: Loads per round of the search for the largest rate, and rounds after the first.
 POINTS, ROUNDS = 16, 2
 
@@ -45,7 +46,9 @@ class Grid(NamedTuple):
     def kept(self, ttft_s: float, tpot_s: float, shares: np.ndarray) -> np.ndarray:
         """Whether both levels hold at all of `shares` up to each."""
         state = self.at(shares * self.most)
-        return np.logical_and.accumulate((state.ttft_s <= ttft_s) & (state.tpot_s <= tpot_s) & state.stable, axis=-1)
+        return np.logical_and.accumulate(
+            (first_token_s(state) <= ttft_s) & (state.tpot_s <= tpot_s) & state.stable, axis=-1
+        )
 
     def largest(self, ttft_s: float, tpot_s: float, rounds: int) -> np.ndarray:
         """The largest rate at which both levels hold, [budgets, caps, 1]; NaN where even a light load breaks them."""
@@ -57,6 +60,11 @@ class Grid(NamedTuple):
             low = low + step * self.kept(ttft_s, tpot_s, low + step * np.arange(1, POINTS)).sum(-1, keepdims=True)
             step = step / POINTS
         return np.where(count > 0, low * self.most, np.nan)
+
+
+def first_token_s(state: SteadyState) -> np.ndarray:
+    """Mean time to first token; infinite where the wait has no solution (within a per mille of the stability limit)."""
+    return np.where(np.asarray(state.queue_s) >= 0.0, state.ttft_s, np.inf)
 
 
 def grid_of(
@@ -75,5 +83,5 @@ def grid_of(
     most = np.broadcast_to(beyond.most_per_s, shape) * layout.groups(replicas)
     shares = np.linspace(LIGHT, FULL, POINTS)
     state = layout.steady(engine, limits, lengths, replicas, rate_per_s=shares * most)
-    times = (np.broadcast_to(a, (*shape[:2], len(shares))) for a in (state.ttft_s, state.tpot_s))
+    times = (np.broadcast_to(a, (*shape[:2], len(shares))) for a in (first_token_s(state), state.tpot_s))
     return Grid(layout, replicas, engine, limits, lengths, most, np.broadcast_to(beyond.bound, shape), shares, *times)

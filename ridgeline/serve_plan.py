@@ -27,7 +27,7 @@ import hardware
 import workloads
 from hardware import Accelerator
 from ridgeline.serve_cost import hourly_usd
-from ridgeline.serve_grid import LIGHT, ROUNDS, Grid, grid_of
+from ridgeline.serve_grid import LIGHT, ROUNDS, Grid, first_token_s, grid_of
 from ridgeline.serve_layouts import Layout, degrees, fitting, laws
 from serving import Bound, Deployment, KnownEngine, Lengths, load_engine
 from serving.engine import Engine
@@ -228,7 +228,7 @@ def _settings(index: int, grid: Grid, levels: Levels, load: Load) -> pd.DataFram
             high = np.nan_to_num(grid.largest(levels.ttft_s * first, levels.tpot_s * each, 1)) * each
             low, high = np.minimum(low, rate), np.maximum(high, rate)
     served = state.rate_per_s * layout.groups(grid.replicas)
-    ttft, tpot, served = (np.broadcast_to(a, shape) for a in (state.ttft_s, state.tpot_s, served))
+    ttft, tpot, served = (np.broadcast_to(a, shape) for a in (first_token_s(state), state.tpot_s, served))
     slack, is_first = levels.slack(ttft, tpot)
     level = np.where(is_first, "ttft", "tpot")
     names = np.array([b.name.lower() for b in Bound])
@@ -331,9 +331,10 @@ def _load(rate_per_s: float | None, concurrency: int | None) -> Load:
 
 
 def _lengths(model: TransformerModel, prompt: int, output: int, spread: float) -> tuple[Lengths, float]:
-    for name, value in (("input", prompt), ("output", output)):
-        if not value >= 1:
-            raise ValueError(f"{name}: {value!r}; expected at least 1 token")
+    if not prompt >= 1:
+        raise ValueError(f"input: {prompt!r}; expected at least 1 token")
+    if not output >= 2:
+        raise ValueError(f"output: {output!r}; expected at least 2 tokens, one after the first")
     if not 0.0 <= spread < 1.0:
         raise ValueError(f"spread: {spread!r}; expected a share in [0, 1)")
     limit = model.max_context_tokens

@@ -78,7 +78,7 @@ def _print(found: Any, top: int, console: Any) -> None:
     title = f"{found.model.name} on {found.chips} x {found.chip.name}, {found.engine.name}: {levels}"
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for name in ("tp ep dp x n", "seqs", "tokens", "req/s", "tok/s/chip", "$/Mtok", "TTFT", "TPOT", "binds"):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=name == "tp ep dp x n")
     for _, row in rows.head(top).iterrows():
         usd = row["usd_per_million_output_tokens"]
         table.add_row(

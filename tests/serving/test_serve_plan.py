@@ -110,6 +110,14 @@ def test_the_curve_is_a_front(best):
         assert ordered.is_monotonic_increasing
 
 
+@pytest.mark.parametrize("output", [2, 3])
+def test_short_answers_near_the_limit_have_sound_times(output):
+    found = plan(MODEL, on=CHIP, **(ASKED | {"output_tokens": output, "ttft_s": 50.0, "tpot_s": 5.0}), **FEW)
+    assert (found.settings["ttft_s"] > 0.01).all()
+    assert (found.settings["load"] <= 0.99 + 1e-9).all()
+    assert set(found.settings["binding"]) <= {"slots", "memory", "budget", "ttft"}
+
+
 def test_cost_is_the_price_over_the_tokens(best):
     priced = plan(MODEL, on=f"{CHIP}:2", usd_per_hour=3.6, **ASKED, **FEW).settings
     expected = 3.6 / (3600 * priced["output_tokens_per_s_per_gpu"]) * 1e6
@@ -159,6 +167,8 @@ def test_command_prints_and_draws(tmp_path, capsys):
         ([*BASE, *LEVELS, "--on", f"{CHIP}:many"], "NAME:CHIPS"),
         ([*BASE, *LEVELS, "--on", "h100_smx:1"], "did you mean"),
         ([*BASE, *LEVELS, "--output", "900000"], "context"),
+        ([*BASE, *LEVELS, "--output", "1"], "at least 2 tokens"),
+        ([*BASE, *LEVELS, "--input", "0"], "input"),
         (["serve", "plan", "llama-3.1-405b", *BASE[3:], *LEVELS], "fits nowhere"),
     ],
 )
