@@ -1,16 +1,19 @@
-"""`ridgeline serve simulate MODEL --on CHIP`: what requests see under a trace, a rate or a concurrency."""
+"""`ridgeline serve`: what requests see under a trace, a rate or a concurrency (`simulate`), and the best deployment (`plan`)."""
 
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-serve = typer.Typer(help="LLM serving: replay a load on a deployment.", no_args_is_help=True)
+from ridgeline.cli import serve_plan
+
+serve = typer.Typer(help="LLM serving: replay a load on a deployment, or find the best one.", no_args_is_help=True)
+serve.command("plan")(serve_plan.plan)
 
 
 @serve.callback()
 def group() -> None:
-    """LLM serving: replay a load on a deployment."""
+    """LLM serving: replay a load on a deployment, or find the best one."""
 
 
 @serve.command("simulate")
