@@ -28,7 +28,24 @@ WRITERS = [
     ["measure-host", "--output"],
     ["dataflow", "gemm", "m=8", "n=8", "k=8", "--plot"],
     ["serve", "simulate", "llama-3.1-8b", "--on", "h100_sxm", "--rate", "1", "--plot"],
-    [*"serve plan llama-3.1-8b --on h100_sxm --input 8 --output 8 --ttft 1 --tpot 1".split(), "--plot"],
+    [
+        *[
+            "serve",
+            "plan",
+            "llama-3.1-8b",
+            "--on",
+            "h100_sxm",
+            "--input",
+            "8",
+            "--output",
+            "8",
+            "--ttft",
+            "1",
+            "--tpot",
+            "1",
+        ],
+        "--plot",
+    ],
     ["profile", "plan", "llama-3.1-8b", "--output"],
 ]
 
