@@ -133,9 +133,6 @@ NEAREST_FORMAT: dict[str, tuple[str, ...]] = {
 }
 #: Points below which a set is not transferred to a chip it was not fitted on, where a broader one exists.
 LEAST_TRANSFERRED = 5000
-#: Engines that stand in for each other before any other does: both call CUTLASS for scaled GEMMs (SGLang's fp8 on H100 is off
-#: by 26 % with vLLM's constants of another generation, by 52 % with TensorRT-LLM's).
-ENGINE_KIN: dict[str, tuple[str, ...]] = {"sglang": ("vllm",), "vllm": ("sglang",)}
 #: Stacks in the order they are preferred when none is asked for.
 DEFAULT_STACKS = ("trtllm", "vllm", "sglang", "torch", "vidur")
 
@@ -284,8 +281,7 @@ def _nearest_stack(found: list[dict[str, Any]], stack: str | None) -> dict[str, 
         # Eager tables name the call last ("torch2.4.1-eager-linear"): the same call of another version comes first.
         for entry in sorted(kin, key=lambda entry: entry["stack"].split("-")[-1] != stack.split("-")[-1]):
             return entry
-    kindred = ENGINE_KIN.get(_engine(stack), ()) if stack is not None else ()
-    for engine in (*kindred, *DEFAULT_STACKS):
+    for engine in DEFAULT_STACKS:
         for entry in found:
             if _engine(entry["stack"]) == engine:
                 return entry

@@ -187,12 +187,6 @@ def test_an_architecture_never_measured_gets_the_mean_of_the_others_scaled_to_it
     )
 
 
-def test_sglang_takes_the_constants_of_vllm_where_it_has_none_of_its_own():
-    b200, fp8 = hardware.load("b200_sxm"), Gemm(m=1, n=1, k=1, dtype="fp8")
-    assert "vllm" in gemm_constants(b200, fp8, "sglang-0.5.14").source
-    assert "trtllm" in gemm_constants(b200, fp8, "some-other-stack").source
-
-
 def test_batched_products_of_a_chip_never_measured_run_its_own_library_kernels():
     pooled = [entry for entry in shipped_sets() if entry["architecture"] == "any"]
     op = Gemm(m=1, n=1, k=1, batch=8, dtype="fp32")
