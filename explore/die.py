@@ -86,10 +86,9 @@ class Die:
             if field.metadata.get("static") or not isinstance(value, str | int | float | type(None)):
                 continue  # names, arrays and tracers
             optional = field.name.startswith("spare_") or field.name in _MAY_BE_ZERO
-            finite = isinstance(value, int | float) and abs(value) < float("inf")
-            if not finite or not (optional or value > 0.0):
+            if not (isinstance(value, int | float) and 0.0 <= value < float("inf") and (optional or value != 0.0)):
                 raise ValueError(
-                    f"die.{field.name}: {value!r}; expected a finite number{'' if optional else ' above 0'}"
+                    f"die.{field.name}: {value!r}; expected a finite number{', 0 or more' if optional else ' above 0'}"
                 )
 
     @property

@@ -43,7 +43,7 @@ def elasticities(
     if not 0.0 < step < 1.0:
         raise ValueError(f"step: {step!r}; expected a relative step in (0, 1)")
     names = tuple(metrics) if metrics is not None else problem.objectives
-    known = problem.metric_names()
+    known = problem.metric_names
     for name in names:
         if name not in known:
             raise ValueError(f"metric: no {name!r}{nearest(name, known)} (known: {', '.join(known)})")

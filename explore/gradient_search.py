@@ -83,15 +83,22 @@ def gradient_search(problem: Problem, archive: Archive, settings: Settings, seed
         unit, merits = np.concatenate([ended, unit]), np.concatenate([archive.evaluate(ended), merits])
     last = archive.evaluator.gradients + settings.gradients
     descended = [
-        _slsqp(relaxed, archive, design, _numbers(relaxed), last)
+        _slsqp(relaxed, archive, design, relaxed.numbers, last)
         for design in _spread(problem, unit, merits, settings.descents)
         if archive.evaluator.gradients < last
     ]
-    chosen = _best_relaxed(relaxed, descended, settings.finishers)
-    whole = np.stack([_dive(relaxed, archive, design) for design in chosen])
+    descended.sort(key=lambda found: found.merit)
+    whole = np.stack([_dive(relaxed, archive, found.unit) for found in descended[: settings.finishers]])
     archive.evaluate(whole)
     best = archive.unit[: settings.finishers]
     local_search(archive, best, budget=settings.polish, generator=generator, step=0.02)
+
+
+class Descended(NamedTuple):
+    """A design of the relaxed problem, and its merit there: violation (0 within `_TOLERANCE`), then ln of the objective."""
+
+    unit: np.ndarray
+    merit: tuple[float, float]
 
 
 class Relaxed:
@@ -100,9 +107,11 @@ class Relaxed:
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
         self.parameters = list(problem.space.parameters.items())
-        self._steps: dict[tuple, Callable[..., Any]] = {}
+        #: Positions of the parameters that are no options.
+        self.numbers = [i for i, (_, p) in enumerate(self.parameters) if p.kind != "categorical"]
+        self._pointwise: dict[tuple[int, ...], Callable[..., Any]] = {}
 
-    def terms(self, unit: Any, options: tuple[int, ...], rounding: Rounding, whole: bool) -> tuple[Any, Any]:
+    def terms(self, unit: Any, options: tuple[int, ...], rounding: Rounding) -> tuple[Any, Any]:
         """(logarithm of the first objective, violations [constraints, points]) at `unit` [points, parameters]."""
         problem = self.problem
         columns, fixed = {}, iter(options)
@@ -112,7 +121,7 @@ class Relaxed:
             elif p.kind == "categorical":
                 columns[name] = p.of_unit(jax.lax.stop_gradient(unit[:, i]))
             else:
-                columns[name] = p.relaxed(unit[:, i], straight_through=whole)
+                columns[name] = p.relaxed(unit[:, i])
         metrics = problem.at(problem.space.conditioned(columns), rounding)
         loss = problem.losses(metrics)[0]
         positive = loss if problem.minimise else -loss
@@ -126,7 +135,7 @@ class Relaxed:
         frozen = np.array([p.kind == "categorical" for _, p in self.parameters])
 
         def lagrangian(unit: Any, multipliers: Any, weight: Any, temperature: Any) -> tuple[Any, Any]:
-            value, beyond = self.terms(unit, options, Rounding("smooth", temperature), whole=False)
+            value, beyond = self.terms(unit, options, Rounding("smooth", temperature))
             pushed = jnp.maximum(0.0, multipliers + weight * jnp.clip(beyond, -10.0, 10.0))
             penalty = jnp.sum(pushed**2 - multipliers**2, axis=0) / (2.0 * weight)
             return jnp.sum(jnp.where(jnp.isfinite(value), value, 0.0) + penalty), beyond
@@ -142,42 +151,38 @@ class Relaxed:
 
     def pointwise(self, options: tuple[int, ...]) -> Callable[..., Any]:
         """unit [parameters] -> objective and violations of one design, [1 + constraints], and their Jacobian."""
-        key = (*options, "one")
-        if key not in self._steps:
+        if options not in self._pointwise:
 
             def one(unit: Any) -> Any:
-                value, beyond = self.terms(unit[None], options, straight_through, whole=False)
+                value, beyond = self.terms(unit[None], options, straight_through)
                 return jnp.concatenate([value, beyond[:, 0]])
 
-            self._steps[key] = jax.jit(lambda unit: (one(unit), jax.jacfwd(one)(unit)), compiler_options=QUICK)
-        return self._steps[key]
+            self._pointwise[options] = jax.jit(lambda unit: (one(unit), jax.jacfwd(one)(unit)), compiler_options=QUICK)
+        return self._pointwise[options]
 
 
 def _by_options(problem: Problem, unit: np.ndarray) -> list[np.ndarray]:
     """Starts grouped by their static options, which are compiled apart."""
-    columns = [i for i, p in enumerate(problem.space.parameters.values()) if p.static]
-    if not columns:
-        return [unit]
-    chosen = _options(problem, unit)
+    chosen = _options(problem, unit, static=True)
     return [unit[np.all(chosen == row, axis=1)] for row in np.unique(chosen, axis=0)]
 
 
-def _options(problem: Problem, unit: np.ndarray) -> np.ndarray:
-    return np.stack(
-        [p.of_unit(unit[:, i]) for i, p in enumerate(problem.space.parameters.values()) if p.static] or
-        [np.zeros(len(unit), int)], axis=-1,
-    )  # fmt: skip
+def _options(problem: Problem, unit: np.ndarray, *, static: bool) -> np.ndarray:
+    """Values [designs, options] of the static options at `unit` (as indices), or of all categorical parameters."""
+    parameters = enumerate(problem.space.parameters.values())
+    chosen = [p.of_unit(unit[:, i]) for i, p in parameters if (p.static if static else p.kind == "categorical")]
+    return np.stack(chosen, axis=-1) if chosen else np.zeros((len(unit), 0), dtype=int)
 
 
 def _static(problem: Problem, unit: np.ndarray) -> tuple[int, ...]:
-    return tuple(int(o) for o in _options(problem, unit)[0]) if problem.space.static_names else ()
+    return tuple(int(o) for o in _options(problem, unit[None], static=True)[0])
 
 
 def _descend(relaxed: Relaxed, archive: Archive, unit: np.ndarray, settings: Settings) -> np.ndarray:
     """Finishers [starts, parameters] of Adam on the augmented Lagrangian."""
     schedule = optax.cosine_decay_schedule(settings.rate, settings.steps, alpha=0.05)
     adam = optax.adam(schedule, b1=0.8, b2=0.95)
-    step = relaxed.stepper(_static(relaxed.problem, unit), adam)
+    step = relaxed.stepper(_static(relaxed.problem, unit[0]), adam)
     now = jnp.asarray(unit)
     state = adam.init(now)
     size = len(relaxed.problem.constraints)
@@ -194,19 +199,10 @@ def _descend(relaxed: Relaxed, archive: Archive, unit: np.ndarray, settings: Set
     return np.asarray(now)
 
 
-def _numbers(relaxed: Relaxed) -> list[int]:
-    """Positions of the parameters that are no options."""
-    return [i for i, (_, p) in enumerate(relaxed.parameters) if p.kind != "categorical"]
-
-
 def _spread(problem: Problem, unit: np.ndarray, merits: np.ndarray, count: int) -> np.ndarray:
     """The best `count` designs, combinations of options taking turns, none next to a better one."""
     order = np.argsort(merits, kind="stable")
-    columns = [i for i, p in enumerate(problem.space.parameters.values()) if p.kind == "categorical"]
-    options = np.stack(
-        [np.floor(unit[:, i] * len(list(problem.space.parameters.values())[i].options)) for i in columns]
-        or [np.zeros(len(unit))], axis=-1,
-    )  # fmt: skip
+    options = _options(problem, unit, static=False)
     queues: dict[tuple, list[int]] = {}
     for i in order:
         queues.setdefault(tuple(options[i]), []).append(int(i))
@@ -221,45 +217,34 @@ def _spread(problem: Problem, unit: np.ndarray, merits: np.ndarray, count: int) 
     return unit[chosen[:count]]
 
 
-def _best_relaxed(relaxed: Relaxed, designs: list[np.ndarray], count: int) -> list[np.ndarray]:
-    """The `count` best of `designs` by violation, then by objective, of the relaxed problem."""
-
-    def key(unit: np.ndarray) -> tuple[float, float]:
-        values = np.nan_to_num(np.asarray(relaxed.pointwise(_static(relaxed.problem, unit[None]))(unit)[0]), nan=1e3)
-        beyond = np.maximum(values[1:], 0.0).sum()
-        return (0.0 if beyond < _TOLERANCE else float(beyond), float(values[0]))
-
-    return sorted(designs, key=key)[:count]
-
-
 def _dive(relaxed: Relaxed, archive: Archive, unit: np.ndarray) -> np.ndarray:
     """SLSQP on the numbers of one design; then whole numbers are fixed, the one nearest to a whole value first, and the rest is
     optimised again."""
-    free = _numbers(relaxed)
+    free = list(relaxed.numbers)
     open_integers = [i for i in free if relaxed.parameters[i][1].kind == "integer"]
     best = unit
     while True:
-        best = _slsqp(relaxed, archive, best, free, archive.evaluator.gradients + _WHOLE)
+        best = _slsqp(relaxed, archive, best, free, archive.evaluator.gradients + _WHOLE).unit
         if not open_integers:
             return best
 
-        values = {i: float(relaxed.parameters[i][1].relaxed(best[i], straight_through=False)) for i in open_integers}
+        values = {i: float(relaxed.parameters[i][1].relaxed(best[i])) for i in open_integers}
         off = {i: abs(value - round(value)) for i, value in values.items()}
         settled = [i for i in open_integers if off[i] < 0.05] or [min(off, key=lambda i: off[i])]
         best = best.copy()
         for i in settled:
             p = relaxed.parameters[i][1]
-            best[i] = p.to_unit(np.clip(np.round(p.relaxed(best[i], straight_through=False)), p.low, p.high))
+            best[i] = p.to_unit(np.clip(np.round(p.relaxed(best[i])), p.low, p.high))
             open_integers.remove(i)
             free.remove(i)
         if not free:
             return best
 
 
-def _slsqp(relaxed: Relaxed, archive: Archive, unit: np.ndarray, free: list[int], last: int) -> np.ndarray:
+def _slsqp(relaxed: Relaxed, archive: Archive, unit: np.ndarray, free: list[int], last: int) -> Descended:
     """Rounds of SLSQP on the numbers `free`, each within a box around the design, as long as they help and fewer than `last`
     derivatives are spent."""
-    both = relaxed.pointwise(_static(relaxed.problem, unit[None]))
+    both = relaxed.pointwise(_static(relaxed.problem, unit))
     cache: dict[bytes, tuple[np.ndarray, np.ndarray]] = {}
 
     def at(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -297,4 +282,4 @@ def _slsqp(relaxed: Relaxed, archive: Archive, unit: np.ndarray, free: list[int]
             break
     result = unit.copy()
     result[free] = now
-    return result
+    return Descended(result, merit(now))

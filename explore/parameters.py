@@ -7,9 +7,8 @@ A parameter maps the unit interval onto its values, so that samplers and searche
     integer       every whole number of [low, high] takes an equal share of u (an equal share of ln for `log` integers)
     categorical   option floor(u n)
 
-*Relaxed*, an integer is any number of [low - 1/2, high + 1/2] and its rounding is straight-through; categorical parameters
-have no relaxation. A parameter with `when` matters only where another, categorical one has the given option; elsewhere it
-takes `otherwise`.
+*Relaxed*, an integer is any number of [low, high]; categorical parameters have no relaxation. A parameter with `when` matters
+only where another, categorical one has the given option; elsewhere it takes `otherwise`.
 """
 
 from collections.abc import Sequence
@@ -20,9 +19,8 @@ from typing import Any
 import numpy as np
 
 from hardware.paths import nearest
-from workloads.numeric import Array, namespace, stop_gradient
+from workloads.numeric import Array, namespace
 
-KINDS = ("continuous", "logarithmic", "integer", "categorical")
 #: Values of a number that is swept on a grid without saying how many.
 GRID_POINTS = 11
 
@@ -51,7 +49,7 @@ class Parameter:
     @property
     def grid_size(self) -> int:
         """Values on a full grid."""
-        return len(self.options) if self.kind == "categorical" else len(self.grid)
+        return len(self.grid)
 
     @property
     def grid(self) -> np.ndarray:
@@ -79,15 +77,10 @@ class Parameter:
             return xp.clip(xp.round(self._spread(u)), self.low, self.high)
         return self._spread(u)
 
-    def relaxed(self, u: Array, *, straight_through: bool = True) -> Array:
-        """Values of numbers at positions `u`, with a derivative: integers rounded straight-through, or not at all."""
+    def relaxed(self, u: Array) -> Array:
+        """Values of numbers at positions `u`, with a derivative: integers are not rounded."""
         value = self._spread(u)
-        if self.kind != "integer":
-            return value
-        xp = namespace(u)
-        if not straight_through:
-            return xp.clip(value, self.low, self.high)
-        return value + stop_gradient(xp.clip(xp.round(value), self.low, self.high) - value)
+        return namespace(u).clip(value, self.low, self.high) if self.kind == "integer" else value
 
     def to_unit(self, value: Array) -> Array:
         """Positions of numbers (static options: of indices), the inverse of `of_unit`."""

@@ -102,7 +102,7 @@ def tornado_plot(elasticities: pd.DataFrame, metric: str | None = None, *, most:
     """What helps most: bars of d ln metric / d ln parameter, largest first, each with the span of its secants."""
     ax = _axes(ax)
     metric = metric or str(elasticities["metric"].iloc[0])
-    rows = elasticities[elasticities["metric"] == metric].dropna(subset=["elasticity"]).head(most).iloc[::-1]
+    rows = elasticities[(elasticities["metric"] == metric) & elasticities["elasticity"].notna()].head(most).iloc[::-1]
     if rows.empty:
         raise ValueError(f"no elasticities of {metric!r}")
     at = np.arange(len(rows))

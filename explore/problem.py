@@ -9,6 +9,7 @@ import hashlib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -48,7 +49,7 @@ class Problem:
         both = set(self.minimise) & set(self.maximise)
         if both:
             raise ValueError(f"problem: {sorted(both)[0]!r} is to be both minimised and maximised")
-        known = self.metric_names()
+        known = self.metric_names
         for name in known:
             if name == "index" or name in self.space.names:
                 raise ValueError(
@@ -64,6 +65,7 @@ class Problem:
         """Metrics that are minimised, then those that are maximised."""
         return (*self.minimise, *self.maximise)
 
+    @cached_property
     def metric_names(self) -> tuple[str, ...]:
         """Names of the metrics, found by tracing one point."""
         columns = {

@@ -9,13 +9,13 @@ A sweep can so be cut into chunks that are done in any order, by anyone, with th
 """
 
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import lru_cache
 
 import numpy as np
 from scipy.stats import qmc
 
 from explore.space import Columns, Space
+from hardware.paths import nearest
 
 METHODS = ("grid", "random", "sobol", "latin")
 #: Points per block of random numbers; a range is cut from whole blocks, so that chunks of any size see the same points.
@@ -36,10 +36,7 @@ class Samples:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            near = get_close_matches(str(self.method), METHODS, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"samples: unknown method {self.method!r}{hint} (known: {', '.join(METHODS)})")
+        _check_method(self.method)
         if not 1 <= self.count <= 2**53:
             raise ValueError(f"samples: {self.count!r} points; expected 1 to 2^53")
         if self.method == "grid" and self.count != self.space.grid_points:
@@ -126,6 +123,12 @@ def samples(space: Space, method: str = "grid", count: int | None = None, seed: 
     """`count` points of `space`; a grid takes all of its points."""
     if method == "grid":
         return Samples(space, method, space.grid_points if count is None else count, seed)
-    if count is None and method in METHODS:
+    _check_method(method)
+    if count is None:
         raise ValueError(f"samples: how many points by {method!r}? expected a count")
-    return Samples(space, method, 1 if count is None else int(count), seed)
+    return Samples(space, method, int(count), seed)
+
+
+def _check_method(method: str) -> None:
+    if method not in METHODS:
+        raise ValueError(f"samples: unknown method {method!r}{nearest(method, METHODS)} (known: {', '.join(METHODS)})")

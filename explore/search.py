@@ -1,7 +1,5 @@
 """One call for every search: gradient search and its baselines, with the same accounting of what was spent."""
 
-from difflib import get_close_matches
-
 import numpy as np
 
 from explore.evolution import evolve
@@ -10,6 +8,7 @@ from explore.local_search import local_search
 from explore.problem import Problem
 from explore.samples import samples
 from explore.search_result import Archive, SearchResult
+from hardware.paths import nearest
 
 METHODS = ("gradient", "sobol", "random", "nsga2", "cmaes")
 #: Points evaluated at once.
@@ -33,9 +32,7 @@ def search(
     nothing is feasible (`require_feasible` says so).
     """
     if method not in METHODS:
-        near = get_close_matches(str(method), METHODS, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"method: unknown search {method!r}{hint} (known: {', '.join(METHODS)})")
+        raise ValueError(f"method: unknown search {method!r}{nearest(method, METHODS)} (known: {', '.join(METHODS)})")
     if budget < 100:
         raise ValueError(f"budget: {budget!r}; expected at least 100 evaluations")
     archive = Archive(problem)

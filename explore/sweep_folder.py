@@ -71,7 +71,11 @@ class SweepFolder:
                 done = np.unpackbits(arrays["done"]).astype(bool)[:total]
                 state = Reduction.from_arrays(dict(arrays), problem.minimise, problem.maximise, keep, resolution)
             _check_state(state, problem, int(sizes[done].sum()) if len(done) == total else -1)
-            lost = [i for i in np.flatnonzero(done) if points == "all" and not part_path(path / "points", i).is_file()]
+            lost = [
+                i
+                for i in map(int, np.flatnonzero(done))
+                if points == "all" and not part_path(path / "points", i).is_file()
+            ]
         except Exception as error:  # a damaged archive fails in as many ways as it has readers
             raise ValueError(f"{recorded}: unreadable ({error}); remove the folder to start again") from None
         if lost:
@@ -110,7 +114,7 @@ def _check_state(state: Reduction, problem: Problem, seen: int) -> None:
     """`ValueError` unless the state is that of `seen` points of `problem`."""
     if int(state.counts[0]) != seen:
         raise ValueError(f"{int(state.counts[0])} points counted, {seen} recorded as done")
-    wanted = {"index", *problem.space.names, *problem.metric_names()}
+    wanted = {"index", *problem.space.names, *problem.metric_names}
     for name, table in (("front", state.front), ("best", state.best)):
         lengths = {len(values) for values in table.values()}
         if set(table) != wanted or len(lengths) != 1:

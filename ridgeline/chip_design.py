@@ -103,6 +103,7 @@ def design_problem(
     parameters: Mapping[str, Parameter] | None = None,
     terms: Ownership | None = None,
     errors: bool = False,
+    name: str = "",
 ) -> Problem:
     """The problem of a chip for `model`: the design and deployment that are best by `objective` (see `DesignObjective`).
 
@@ -131,5 +132,5 @@ def design_problem(
         maximise=(objective,) if maximise else (),
         constraints=(*constraints, *(one for one in always if one.metric not in given)),
         reasons=REASONS,
-        name=f"a chip for {spec.name}",
+        name=name or f"a chip for {spec.name}",
     )

@@ -24,7 +24,7 @@ count = 100000
 """
 
 import tomllib
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -101,16 +101,16 @@ def _design(
     ((direction, metric),) = best
     options = {name: asked[name] for name in ("model", "estimator", "stack", "errors") if name in asked}
     space = {name: _parameter(name, table) for name, table in parameters.items()} if parameters else None
-    problem = design_problem(
+    return design_problem(
         like=fixed.get("chip", "h100_sxm"),
         objective=metric,
         maximise=direction == "maximise",
         constraints=tuple(constraint(name, limit) for name, limit in _table(text, "constraints").items()),
         parameters=space,
+        name=str(text.get("name", stem)),
         **options,
         **{name: fixed[name] for name in ("input_tokens", "output_tokens") if name in fixed},
     )
-    return replace(problem, name=str(text.get("name", stem)))
 
 
 def _model(asked: dict[str, Any], fixed: dict[str, Any]) -> tuple[ModelObjective, dict[str, Any]]:
