@@ -44,10 +44,8 @@ def decode_steps(r, visible_s, until_look, state, requests, limits):
 
 
 @numba.njit(cache=True)
-def leap(r, steps, first_context, state, requests, limits, tables, iteration_s, sequence_s):
-    """Advance replica r to the last of `steps` iterations, which is left to be committed. Returns (seconds of all of
-    them, seconds of the last)."""
-    count = float(state.count[r])
+def stretch_s(steps, first_context, count, tables, iteration_s, sequence_s):
+    """Seconds of `steps` iterations of `count` decoding sequences whose mean context begins at `first_context`."""
     knots, context, left, total = tables.decode_context, first_context, steps, 0.0
     while left > 0:
         above = np.searchsorted(knots, context, side="right")
@@ -58,7 +56,17 @@ def leap(r, steps, first_context, state, requests, limits, tables, iteration_s, 
         total += m * iteration_time_scalar(tables, iteration_s, sequence_s, 0.0, 0.0, count, middle, count)
         context += m
         left -= m
-    last = iteration_time_scalar(tables, iteration_s, sequence_s, 0.0, 0.0, count, context - 1.0, count)
+    return total
+
+
+@numba.njit(cache=True)
+def leap(r, steps, first_context, state, requests, limits, tables, iteration_s, sequence_s):
+    """Advance replica r to the last of `steps` iterations, which is left to be committed. Returns (seconds of all of
+    them, seconds of the last)."""
+    count = float(state.count[r])
+    total = stretch_s(steps, first_context, count, tables, iteration_s, sequence_s)
+    last_context = first_context + steps - 1.0
+    last = iteration_time_scalar(tables, iteration_s, sequence_s, 0.0, 0.0, count, last_context, count)
     for k in range(state.count[r]):
         i = state.running[r, k]
         requests.computed[i] += steps - 1

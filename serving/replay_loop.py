@@ -9,7 +9,7 @@ import numba
 import numpy as np
 
 from serving.phase_law import Tables, group_time_scalar, iteration_time_scalar
-from serving.replay_leap import decode_steps, leap
+from serving.replay_leap import decode_steps, leap, stretch_s
 from serving.replay_queue import SERVED, arrive, next_arrival, pop, push, route, send
 
 MIXED, PREFILL_FIRST, STATIC = 0, 1, 2
@@ -332,6 +332,14 @@ def run(requests, state, limits, tables: Tables, iteration_s, sequence_s, imbala
             steps = decode_steps(0, visible_s, until_look, state, requests, limits)
             if steps > 1:
                 tau, last_s = leap(0, steps, context, state, requests, limits, tables, iteration_s, sequence_s)
+                if steps > until_look:  # it looked on the way, for the last time when `looked` iterations had begun
+                    looked = (
+                        until_look + (steps - 1 - until_look) // limits.intake_iterations * limits.intake_iterations
+                    )
+                    looked -= limits.lookahead
+                    since_s = stretch_s(looked, context, state.count[0], tables, iteration_s, sequence_s)
+                    seen_s = now + since_s + looked * shared_s
+                    state.looked_s[0] = np.nextafter(seen_s, -np.inf) if limits.lookahead else seen_s
                 generated += (steps - 1) * state.count[0]
                 computed += (steps - 1) * everything
         tau += steps * shared_s
