@@ -11,6 +11,7 @@ A parameter maps the unit interval onto its values, so that samplers and searche
 only where another, categorical one has the given option; elsewhere it takes `otherwise`.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -104,7 +105,7 @@ class Parameter:
     def _spread(self, u: Array) -> Array:
         low, high = self._ends()
         if self.log:
-            return low * (high / low) ** u
+            return low * namespace(u).exp(u * math.log(high / low))
         return low + u * (high - low)
 
 

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from threading import Lock
 from typing import Any
 
 import jax
@@ -120,15 +121,18 @@ class Evaluator:
         self.evaluations = 0
         self.gradients = 0
         self._compiled: dict[tuple[int, ...], Callable[..., Any]] = {}
+        self._compiling = Lock()
+        self._ready: set[tuple[tuple[int, ...], int]] = set()
 
-    def __call__(self, columns: Columns) -> dict[str, np.ndarray]:
-        """Exact metrics [points] at the values `columns` [points]."""
+    def __call__(self, columns: Columns, padded: int = 0) -> dict[str, np.ndarray]:
+        """Exact metrics [points] at the values `columns` [points], computed in a batch of at least `padded` points unless there
+        are static options (sweeps: the last chunk then needs no compilation of its own)."""
         space = self.problem.space
         count = len(next(iter(columns.values())))
         self.evaluations += count
         static = space.static_names
         if not static:
-            return self._batch((), columns, count)
+            return self._batch((), columns, count, padded)
         combinations, inverse = np.unique(np.stack([columns[n] for n in static], axis=-1), axis=0, return_inverse=True)
         inverse = inverse.reshape(-1)
         if len(combinations) == 1:
@@ -141,12 +145,18 @@ class Evaluator:
                 found.setdefault(name, np.full(count, np.nan))[rows] = values
         return found
 
-    def _batch(self, options: tuple[int, ...], columns: Columns, count: int) -> dict[str, np.ndarray]:
+    def _batch(self, options: tuple[int, ...], columns: Columns, count: int, padded: int = 0) -> dict[str, np.ndarray]:
         numbers = {name: values for name, values in columns.items() if name not in self.problem.space.static_names}
-        size = _compiled_size(count)
+        size = _compiled_size(max(count, padded))
         if size != count:  # the rest repeats the last point
             numbers = {n: np.concatenate([v, np.broadcast_to(v[-1:], (size - count,))]) for n, v in numbers.items()}
-        metrics = self._function(options)(numbers)
+        function = self._function(options)
+        if (options, size) in self._ready:
+            metrics = function(numbers)
+        else:
+            with self._compiling:  # other threads wait instead of compiling the same
+                metrics = function(numbers)
+            self._ready.add((options, size))
         return {name: np.broadcast_to(np.asarray(v, dtype=float), (size,))[:count] for name, v in metrics.items()}
 
     def _function(self, options: tuple[int, ...]) -> Callable[..., Any]:

@@ -167,15 +167,18 @@ def _not_dominated_by(losses: list[np.ndarray], hint: np.ndarray | None) -> np.n
     """Positions of what no row of `hint` dominates; points equal to one stay."""
     if hint is None or not len(hint):
         return np.arange(len(losses[0]))
-    if len(losses) == 2:  # the step of the staircase below each point
+    alive = np.arange(len(losses[0]))
+    values = losses
+    if len(losses) == 2:  # a few points drop most; then the step of the staircase below each point
         hint = hint[pareto_front(hint, np.arange(len(hint)))]
-        step = np.searchsorted(hint[:, 0], losses[0], side="right") - 1
+        for rival in hint[np.unique(np.linspace(0, len(hint) - 1, 6).astype(int))[1:-1]]:
+            left = np.flatnonzero((values[0] <= rival[0]) | (values[1] <= rival[1]))
+            alive, values = alive[left], [column[left] for column in values]
+        step = np.searchsorted(hint[:, 0], values[0], side="right") - 1
         lowest = np.concatenate([[np.inf], hint[:, 1]])
         at = np.concatenate([[np.inf], hint[:, 0]])[step + 1]
         below = lowest[step + 1]
-        return np.flatnonzero((losses[1] < below) | ((losses[1] == below) & (losses[0] == at)))
-    alive = np.arange(len(losses[0]))
-    values = losses
+        return alive[(values[1] < below) | ((values[1] == below) & (values[0] == at))]
     for rival in hint:
         better = values[0] < rival[0]
         same = values[0] == rival[0]

@@ -19,6 +19,8 @@ from hardware.paths import nearest
 
 METHODS = ("grid", "random", "sobol", "latin")
 #: Points per block of random numbers; a range is cut from whole blocks, so that chunks of any size see the same points.
+_DRAWN = 2**14
+#: Points per block of the Sobol sequence that differ in their low bits only.
 _BLOCK = 4096
 #: A Latin hypercube needs a permutation of all points per parameter.
 MOST_LATIN = 2**22
@@ -70,12 +72,11 @@ class Samples:
         return self._random(start, stop, width)
 
     def _random(self, start: int, stop: int, width: int) -> np.ndarray:
-        first, last = start // _BLOCK, -(-stop // _BLOCK)
-        parts = [
-            np.random.Generator(np.random.Philox(key=self.seed, counter=[0, 0, 0, block])).random((_BLOCK, width))
-            for block in range(first, last)
-        ]
-        return np.concatenate(parts)[start - first * _BLOCK : stop - first * _BLOCK]
+        first, last = start // _DRAWN, -(-stop // _DRAWN)
+        found = np.empty(((last - first) * _DRAWN, width))
+        for block, part in zip(range(first, last), np.split(found, last - first) if last > first else ()):
+            np.random.Generator(np.random.SFC64([self.seed, block])).random(out=part)
+        return found[start - first * _DRAWN : stop - first * _DRAWN]
 
 
 def _sobol(start: int, stop: int, width: int, count: int, seed: int) -> np.ndarray:

@@ -134,7 +134,7 @@ def chunk_result(
     start = number * plan.chunk
     stop = min(start + plan.chunk, sequence.count)
     columns = sequence.columns(start, stop)
-    metrics = evaluator(columns)
+    metrics = evaluator(columns, padded=plan.chunk)
     points: Points = {"index": np.arange(start, stop), **columns, **metrics}
     size = len(problem.constraints)
     pairs = pair_counts(problem.constraints, metrics) if size else np.zeros((0, 0), dtype=np.int64)

@@ -14,6 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 jax.config.update("jax_enable_x64", True)
+# Compiled functions run in the thread that calls them: dispatched asynchronously, they would queue for one thread per process.
+jax.config.update("jax_cpu_enable_async_dispatch", False)
 
 #: A number, a NumPy array or a JAX array (traced or not). Every formula broadcasts over its arguments.
 Array = Any
