@@ -38,6 +38,8 @@ def validate(
     check_target("--json", json)
     validation = module.validate(measurements(data), split=split, **options)
     rows = validation.rows()
+    if json is not None:
+        write_json(rows, json, validation.messages)
     console = Console()
     if not console.is_terminal:
         # Labels must stay readable in a pipe, which has no width.
@@ -46,8 +48,6 @@ def validate(
     print_rows(validation, shown, console)
     if len(shown) < len(rows):
         console.print(f"{len(rows) - len(shown)} more groups: --full, or --json FILE")
-    if json is not None:
-        write_json(rows, json, validation.messages)
 
 
 def register(app: typer.Typer) -> None:

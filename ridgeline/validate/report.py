@@ -92,7 +92,8 @@ def print_rows(validation: Validation, rows: Sequence[dict[str, Any]], console: 
     fixed = {"level", "n", "answered", "mape", "median_ape", "p95_ape", "bias", "spearman", "calibration"}
     names = [name for name in rows[0] if name not in fixed | set(EXTRA) | set(scores.IntervalScores._fields)]
     names = [name for name in names if any(row[name] not in ("all", "") for row in rows)]
-    numbers = [name for name in rows[0] if name not in names and name not in {"level", "calibration", *GROUP}]
+    labels = {"level", "calibration", *GROUP, *validation.group}
+    numbers = [name for name in rows[0] if name not in labels]
     table = Table(title=f"validate {validation.level}: predicted against measured ({_reading(rows)})")
     figures = {name: (name.replace("_", "\n"), [_cell(name, row[name]) for row in rows]) for name in numbers}
     figures["calibration"] = ("calibration", [row["calibration"] for row in rows])
