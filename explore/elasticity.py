@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from explore.problem import Problem
-from hardware.paths import nearest
+from hardware.paths import unknown
 from roofline.relax import Rounding, exact, straight_through
 
 #: Relative step of the secants.
@@ -42,11 +42,13 @@ def elasticities(
     """
     if not 0.0 < step < 1.0:
         raise ValueError(f"step: {step!r}; expected a relative step in (0, 1)")
+    if not problem.traced:
+        raise ValueError("elasticities: need derivatives, and this problem is not traced")
     names = tuple(metrics) if metrics is not None else problem.objectives
     known = problem.metric_names
     for name in names:
         if name not in known:
-            raise ValueError(f"metric: no {name!r}{nearest(name, known)} (known: {', '.join(known)})")
+            raise unknown("metric: no", name, known)
     if not isinstance(at, pd.DataFrame):
         base, fixed = _design(problem, at)
         columns = {name: np.array([value]) for name, value in base.items()}

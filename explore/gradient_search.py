@@ -4,9 +4,9 @@
 
 by Adam in the unit cube (projected), with the models' rounding annealed from smooth to exact, multipliers l_j raised every few
 steps (augmented Lagrangian). Then the best of the finishers and of the points the search started from, of every combination of
-options some, go through rounds of SLSQP in a box around each. The best of those are made whole: numbers fixed one after the
-other at the nearest whole value, the rest optimised again; and a short local search in exact arithmetic ends it. Options are
-not descended: they are those of the starts. Every design reported was evaluated exactly.
+options some, go through rounds of SLSQP in a box around each. The best of those that differ are made whole: numbers fixed one after
+the other at the better of the whole values around them, the rest optimised again each time; and a local search in exact arithmetic
+ends it. Options are not descended: they are those of the starts. Every design reported was evaluated exactly.
 
 Method: Nocedal and Wright, "Numerical Optimization", ch. 17; Kingma and Ba, "Adam", ICLR 2015; Kraft, SLSQP, 1988.
 """
@@ -24,7 +24,7 @@ from explore.elasticity import QUICK
 from explore.local_search import local_search
 from explore.problem import Problem
 from explore.samples import samples
-from explore.search_result import GRADIENT_COST, Archive
+from explore.search_result import GRADIENT_COST, Archive, BudgetSpent
 from roofline.relax import Rounding, straight_through
 
 #: Steps between updates of the multipliers, and the first weight of violations, its growth at each update and its limit.
@@ -35,8 +35,12 @@ _TOLERANCE = 1e-4
 _MARGIN = 2e-4
 #: SLSQP: rounds, half the side of the box each may move in, iterations per round.
 _BOXES, _HALF_BOX, _ITERATIONS = 4, 0.3, 12
-#: Derivatives spent after each number that is made whole.
-_WHOLE = 12
+#: Derivatives spent on each whole value that a number is tried at.
+_WHOLE = 60
+#: A number this close to a whole value is taken to be it.
+_NEARLY = 0.05
+#: Relative difference of the objective below which two descents with the same options ended in the same design.
+_SAME = 1e-3
 
 
 class Settings(NamedTuple):
@@ -56,10 +60,11 @@ class Settings(NamedTuple):
 
 
 def settings_for(budget: int) -> Settings:
-    """Settings that spend about `budget` evaluations: a seventh on looking around, a fifth on Adam, half on SLSQP."""
+    """Settings that spend `budget` evaluations: a seventh on looking around, a fifth on Adam, two fifths on SLSQP, the rest on whole
+    numbers and the last local search."""
     adam = 0.18 * budget / GRADIENT_COST
     steps = int(np.clip(np.sqrt(2.0 * adam), 8, 60))
-    gradients = int(0.5 * budget / GRADIENT_COST)
+    gradients = int(0.4 * budget / GRADIENT_COST)
     return Settings(
         screened=max(64, budget // 7),
         starts=max(2, int(adam / steps)),
@@ -81,17 +86,26 @@ def gradient_search(problem: Problem, archive: Archive, settings: Settings, seed
         starts = unit[np.argsort(merits, kind="stable")[: settings.starts]]
         ended = np.concatenate([_descend(relaxed, archive, group, settings) for group in _by_options(problem, starts)])
         unit, merits = np.concatenate([ended, unit]), np.concatenate([archive.evaluate(ended), merits])
-    last = archive.evaluator.gradients + settings.gradients
+    spent = archive.evaluator.gradients
+    last = spent + min(settings.gradients, _affordable(archive, settings.polish))
     descended = [
         _slsqp(relaxed, archive, design, relaxed.numbers, last)
         for design in _spread(problem, unit, merits, settings.descents)
         if archive.evaluator.gradients < last
     ]
     descended.sort(key=lambda found: found.merit)
-    whole = np.stack([_dive(relaxed, archive, found.unit) for found in descended[: settings.finishers]])
-    archive.evaluate(whole)
-    best = archive.unit[: settings.finishers]
-    local_search(archive, best, budget=settings.polish, generator=generator, step=0.02)
+    chosen = _different(problem, descended)[: settings.finishers]
+    for number, found in enumerate(chosen):
+        share = _affordable(archive, settings.polish) / (len(chosen) - number)
+        whole = _dive(relaxed, archive, found, archive.evaluator.gradients + share)
+        archive.evaluate(whole[None])
+    left = settings.polish if np.isinf(archive.budget) else int(archive.left)
+    local_search(archive, archive.unit[: settings.finishers], budget=left, generator=generator, step=0.02)
+
+
+def _affordable(archive: Archive, kept: int) -> float:
+    """Derivatives that the budget allows where `kept` evaluations are for what comes after."""
+    return max(0.0, archive.left - kept) // GRADIENT_COST
 
 
 class Descended(NamedTuple):
@@ -99,6 +113,18 @@ class Descended(NamedTuple):
 
     unit: np.ndarray
     merit: tuple[float, float]
+
+
+def _different(problem: Problem, descended: list[Descended]) -> list[Descended]:
+    """Descents that ended in different designs, of `descended` in order of merit."""
+    kept: dict[tuple, list[Descended]] = {}
+    chosen = []
+    for found in descended:
+        group = kept.setdefault(tuple(_options(problem, found.unit[None], static=False)[0]), [])
+        if all(abs(found.merit[1] - other.merit[1]) > _SAME for other in group):
+            group.append(found)
+            chosen.append(found)
+    return chosen
 
 
 class Relaxed:
@@ -190,8 +216,8 @@ def _descend(relaxed: Relaxed, archive: Archive, unit: np.ndarray, settings: Set
     first, last = settings.temperatures
     for number in range(settings.steps):
         temperature = first * (last / first) ** (number / max(settings.steps - 1, 1))
-        now, state, beyond = step(now, state, multipliers, weight, temperature)
         archive.count_gradients(len(unit))
+        now, state, beyond = step(now, state, multipliers, weight, temperature)
         if size and number % _ROUND == _ROUND - 1:
             beyond = np.nan_to_num(np.asarray(beyond), nan=0.0)
             multipliers = np.maximum(0.0, multipliers + weight * np.clip(beyond, -1.0, 1.0))
@@ -217,69 +243,73 @@ def _spread(problem: Problem, unit: np.ndarray, merits: np.ndarray, count: int) 
     return unit[chosen[:count]]
 
 
-def _dive(relaxed: Relaxed, archive: Archive, unit: np.ndarray) -> np.ndarray:
-    """SLSQP on the numbers of one design; then whole numbers are fixed, the one nearest to a whole value first, and the rest is
-    optimised again."""
+def _dive(relaxed: Relaxed, archive: Archive, found: Descended, last: float) -> np.ndarray:
+    """A descended design made whole: numbers that are all but whole are fixed together, of the others the nearest at the better of
+    the two whole values around it, and the rest is optimised again, while fewer than `last` derivatives are spent."""
     free = list(relaxed.numbers)
-    open_integers = [i for i in free if relaxed.parameters[i][1].kind == "integer"]
-    best = unit
-    while True:
-        best = _slsqp(relaxed, archive, best, free, archive.evaluator.gradients + _WHOLE).unit
-        if not open_integers:
-            return best
-
-        values = {i: float(relaxed.parameters[i][1].relaxed(best[i])) for i in open_integers}
+    integers = {i: p for i, (_, p) in enumerate(relaxed.parameters) if p.kind == "integer"}
+    best = found
+    while integers:
+        values = {i: float(p.relaxed(best.unit[i])) for i, p in integers.items()}
         off = {i: abs(value - round(value)) for i, value in values.items()}
-        settled = [i for i in open_integers if off[i] < 0.05] or [min(off, key=lambda i: off[i])]
-        best = best.copy()
-        for i in settled:
-            p = relaxed.parameters[i][1]
-            best[i] = p.to_unit(np.clip(np.round(p.relaxed(best[i])), p.low, p.high))
-            open_integers.remove(i)
-            free.remove(i)
-        if not free:
-            return best
+        settled = [i for i in integers if off[i] < _NEARLY] or [min(off, key=lambda i: off[i])]
+        sides = (np.round,) if off[settled[0]] < _NEARLY else (np.floor, np.ceil)
+        free = [i for i in free if i not in settled]
+        tried = []
+        for side in sides:
+            unit = best.unit.copy()
+            for i in settled:
+                p = integers[i]
+                unit[i] = p.to_unit(np.clip(side(values[i]), p.low, p.high))
+            tried.append(_slsqp(relaxed, archive, unit, free, min(last, archive.evaluator.gradients + _WHOLE)))
+        best = min(tried, key=lambda one: one.merit)
+        integers = {i: p for i, p in integers.items() if i not in settled}
+    return best.unit
 
 
-def _slsqp(relaxed: Relaxed, archive: Archive, unit: np.ndarray, free: list[int], last: int) -> Descended:
-    """Rounds of SLSQP on the numbers `free`, each within a box around the design, as long as they help and fewer than `last`
-    derivatives are spent."""
+def _slsqp(relaxed: Relaxed, archive: Archive, unit: np.ndarray, free: list[int], last: float) -> Descended:
+    """The best that rounds of SLSQP on the numbers `free` come by, each within a box around the design, as long as they help and
+    fewer than `last` derivatives are spent."""
     both = relaxed.pointwise(_static(relaxed.problem, unit))
     cache: dict[bytes, tuple[np.ndarray, np.ndarray]] = {}
+    best = Descended(unit, (np.inf, np.inf))
 
     def at(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        nonlocal best
+        x = np.clip(x, 0.0, 1.0)
         key = x.tobytes()
         if key not in cache:
+            if archive.evaluator.gradients >= last:
+                raise BudgetSpent
+            archive.count_gradients(1)
             whole = unit.copy()
             whole[free] = x
             values, slopes = both(jnp.asarray(whole))
-            archive.count_gradients(1)
             # SLSQP reads its arrays as contiguous ones, whatever their strides say.
             slopes = np.ascontiguousarray(np.nan_to_num(np.asarray(slopes))[:, free])
             cache[key] = np.nan_to_num(np.asarray(values), nan=1e3), slopes
+            best = min(best, Descended(whole, _merit(cache[key][0])), key=lambda found: found.merit)
         return cache[key]
 
-    def merit(x: np.ndarray) -> tuple[float, float]:
-        beyond = np.maximum(at(x)[0][1:], 0.0).sum()
-        return (0.0 if beyond < _TOLERANCE else float(beyond), float(at(x)[0][0]))
-
     limits = [{"type": "ineq", "fun": lambda x: -at(x)[0][1:], "jac": lambda x: -at(x)[1][1:]}]
-    now = unit[free]
-    for _ in range(_BOXES):
-        if archive.evaluator.gradients >= last:
-            break
-        box = [(max(0.0, x - _HALF_BOX), min(1.0, x + _HALF_BOX)) for x in now]
-        found = minimize(
-            lambda x: at(x)[0][0], now, jac=lambda x: at(x)[1][0], method="SLSQP", bounds=box,
-            constraints=limits if relaxed.problem.constraints else (), options={"maxiter": _ITERATIONS, "ftol": 1e-6},
-        )  # fmt: skip
-        new = np.clip(found.x, 0.0, 1.0)
-        before, after = merit(now), merit(new)
-        if not np.all(np.isfinite(found.x)) or after >= before:
-            break
-        now = new
-        if before[0] == after[0] and before[1] - after[1] < 1e-4:
-            break
-    result = unit.copy()
-    result[free] = now
-    return Descended(result, merit(now))
+    try:
+        before = _merit(at(unit[free])[0])
+        for _ in range(_BOXES if free else 0):
+            box = [(max(0.0, x - _HALF_BOX), min(1.0, x + _HALF_BOX)) for x in best.unit[free]]
+            minimize(
+                lambda x: at(x)[0][0], best.unit[free], jac=lambda x: at(x)[1][0], method="SLSQP", bounds=box,
+                constraints=limits if relaxed.problem.constraints else (), options={"maxiter": _ITERATIONS, "ftol": 1e-6},
+            )  # fmt: skip
+            after = best.merit
+            if after >= before or (before[0] == after[0] and before[1] - after[1] < 1e-4):
+                break
+            before = after
+    except BudgetSpent:
+        pass
+    return best
+
+
+def _merit(values: np.ndarray) -> tuple[float, float]:
+    """Merit of a design from its objective and violations [1 + constraints]."""
+    beyond = float(np.maximum(values[1:], 0.0).sum())
+    return (0.0 if beyond < _TOLERANCE else beyond, float(values[0]))
