@@ -16,7 +16,7 @@ from ridgeline.space_file import read_space
 
 SPACE = Path(__file__).resolve().parent.parent / "docs" / "spaces" / "decode_chip.toml"
 #: Best objective found by anything so far, output tokens per second and device.
-BEST_KNOWN = 0.0
+BEST_KNOWN = 1292.42
 
 
 def main() -> None:
