@@ -137,8 +137,8 @@ def _differences(problem: Problem, base: dict[str, float], fixed: dict[str, int]
 
 
 class _Held(Rounding):
-    """Straight-through rounding of a point and then of others near it: what each call rounded off at the first is what it rounds off
-    at the others. Models call it in the same order whatever their numbers."""
+    """Straight-through rounding of a point and then of others near it: what each call rounded off at the first is what it rounds
+    off at the others. Models call it in the same order whatever their numbers."""
 
     def __init__(self, mode: str) -> None:
         super().__init__(mode)

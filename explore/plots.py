@@ -106,7 +106,8 @@ def convergence_plot(results: Mapping[str, SearchResult], *, ax: Any = None) -> 
     for name, result in results.items():
         best = result.history["best"].to_numpy(float)
         spent = np.maximum(result.history["evaluations"].to_numpy(float), 1.0)
-        ax.step(spent[np.isfinite(best)], best[np.isfinite(best)], where="post", label=name)
+        (line,) = ax.step(spent[np.isfinite(best)], best[np.isfinite(best)], where="post", label=name)
+        ax.plot(spent[np.isfinite(best)][-1:], best[np.isfinite(best)][-1:], "o", ms=5, color=line.get_color())
     first = next(iter(results.values()))
     ax.set(
         xscale="log", xlabel="exact evaluations", ylabel=_label(first.problem.objectives[0]), title=first.problem.name
@@ -121,7 +122,8 @@ def tornado_plot(
     """What helps most: bars of d ln metric / d ln parameter, largest first, each with the span of its secants."""
     ax = axes_for(ax)
     metric = metric or str(elasticities["metric"].iloc[0])
-    rows = elasticities[(elasticities["metric"] == metric) & elasticities["elasticity"].notna()].head(most).iloc[::-1]
+    rows = elasticities[(elasticities["metric"] == metric) & elasticities["elasticity"].notna()]
+    rows = rows.sort_values("elasticity", key=np.abs, ascending=False, kind="stable").head(most).iloc[::-1]
     if rows.empty:
         raise ValueError(f"no elasticities of {metric!r}")
     at = np.arange(len(rows))
@@ -133,7 +135,7 @@ def tornado_plot(
     )  # fmt: skip
     ax.axvline(0.0, lw=0.8, color="0.3")
     ax.set(yticks=at, xlabel=f"change of {_label(metric)} per 1 % of the parameter (%)", title=title)
-    ax.set_yticklabels(rows["parameter"])
+    ax.set_yticklabels([str(name).replace("_", " ") for name in rows["parameter"]])
     return ax
 
 

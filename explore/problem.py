@@ -9,6 +9,7 @@ that the point has no answer; a metric called `reason` may say why, as a code (`
 import hashlib
 import re
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -126,20 +127,24 @@ def _depends(program: Any) -> list[bool]:
 
 
 def _compiled_size(count: int) -> int:
-    """Points of the batch that is compiled for `count` points: powers of four, so that few sizes are compiled, but of two for
-    many points, so that little is computed in vain."""
-    bits = max(count - 1, 0).bit_length()
-    return 1 << (bits if bits > 12 else bits + bits % 2)
+    """Points of the batch that is compiled for `count` points: few sizes of few points, because compiling costs more than
+    computing some in vain, and powers of two for many."""
+    for size in (64, 1024):
+        if count <= size:
+            return size
+    return 1 << (count - 1).bit_length()
 
 
 class Evaluator:
     """Metrics of any number of points of a problem, compiled once per combination of static options and size of a batch.
 
-    Counts what it is asked: `evaluations` exact points, `gradients` points with a derivative.
+    The first `uncompiled` batches are evaluated with NumPy: compiling takes seconds, which few batches do not save. Counts what it
+    is asked: `evaluations` exact points, `gradients` points with a derivative.
     """
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, problem: Problem, uncompiled: int = 0) -> None:
         self.problem = problem
+        self.uncompiled = uncompiled
         self.evaluations = 0
         self.gradients = 0
         self._compiled: dict[tuple[int, ...], Callable[..., Any]] = {}
@@ -166,9 +171,11 @@ class Evaluator:
 
     def _batch(self, options: tuple[int, ...], columns: Columns, count: int) -> dict[str, np.ndarray]:
         numbers = {name: values for name, values in columns.items() if name not in self.problem.space.static_names}
-        if not self.problem.traced:
+        if not self.problem.traced or self.uncompiled > 0:
+            self.uncompiled -= 1
             fixed = dict(zip(self.problem.space.static_names, options))
-            found = self.problem.at({**fixed, **numbers})
+            with np.errstate(all="ignore") if self.problem.traced else nullcontext():
+                found = self.problem.at({**fixed, **numbers})
             return {name: np.broadcast_to(np.asarray(v, dtype=float), (count,)) for name, v in found.items()}
         size = _compiled_size(count)
         if size != count:  # the rest repeats the last point

@@ -89,7 +89,10 @@ class Relaxed:
                 value, beyond = self.terms(unit[None], options, straight_through)
                 return jnp.concatenate([value, beyond[:, 0]])
 
-            self._pointwise[options] = jax.jit(lambda unit: (one(unit), jax.jacfwd(one)(unit)), compiler_options=QUICK)
+            def both(unit: Any) -> tuple[Any, Any]:
+                return jax.vmap(lambda way: jax.jvp(one, (unit,), (way,)), out_axes=(None, -1))(jnp.eye(len(unit)))
+
+            self._pointwise[options] = jax.jit(both, compiler_options=QUICK)
         return self._pointwise[options]
 
 

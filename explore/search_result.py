@@ -13,6 +13,8 @@ from explore.space import Columns
 
 #: Exact evaluations that one evaluation with a derivative counts as in a budget.
 GRADIENT_COST = 5
+#: Batches of a search before its problem is compiled.
+_UNCOMPILED = 64
 #: Merit of designs that violate a constraint begins here (any feasible loss is below it).
 _VIOLATED = 1e30
 
@@ -101,7 +103,7 @@ class Archive:
     def __init__(self, problem: Problem, budget: float = np.inf, keep: int = 64) -> None:
         self.problem = problem
         self.budget = budget
-        self.evaluator = Evaluator(problem)
+        self.evaluator = Evaluator(problem, _UNCOMPILED)
         self.keep = keep
         self.unit = np.zeros((0, len(problem.space.names)))
         self.merits = np.zeros(0)

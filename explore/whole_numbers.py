@@ -1,7 +1,8 @@
 """Whole numbers: a design of the relaxed problem becomes one whose integers are whole, and steps from there to better ones.
 
-    dive    one integer after the other is fixed at the better of the whole values around it, the rest optimised again each time
-    steps   each integer of a whole design is moved up and down, the rest optimised again; steps grow after success, halve after failure
+    dive    one integer after the other is fixed at the better of the whole values around it, the rest optimised again
+    steps   each integer of a whole design is moved up and down, the rest optimised again; steps grow after success and halve
+            after failure
 
 Both by SLSQP on all numbers that are not whole (`explore.relaxed_problem`), for as many derivatives as they may spend.
 """

@@ -104,13 +104,14 @@ def design_problem(
     parameters: Mapping[str, Parameter] | None = None,
     terms: Ownership | None = None,
     errors: bool = False,
+    traced: bool = True,
     name: str = "",
 ) -> Problem:
     """The problem of a chip for `model`: the design and deployment that are best by `objective` (see `DesignObjective`).
 
     Always constrained: the model fits into memory, the voltage carries the clock, a die fits the reticle. `parameters`: the
     space (default `die_space()`). Errors: `ValueError` for a model that is no transformer and a chip `like` whose die is not
-    known.
+    known. `traced` False: evaluated with NumPy, without derivatives.
     """
     spec = load_model(model)
     if not isinstance(spec, TransformerModel):
@@ -134,4 +135,5 @@ def design_problem(
         constraints=(*constraints, *(one for one in always if one.metric not in given)),
         reasons=REASONS,
         name=name or f"a chip for {spec.name}",
+        traced=traced,
     )

@@ -78,6 +78,7 @@ def cheapest_chip(
     limits: Mapping[str, float],
     objective: str = "usd_per_million_tokens",
     quantile: float | None = None,
+    method: str = "gradient",
     budget: int = 20_000,
     seed: int = 0,
     **design: Any,
@@ -85,12 +86,13 @@ def cheapest_chip(
     """The chip design and its deployment that serve `model` within `limits` at the least `objective` (or price_usd, usd_per_hour).
 
     `limits`: service levels and budgets by metric (`LIMITS`), such as decode_s, output_tokens_per_s, price_usd, die_mm2;
-    `quantile`: they are to hold at that quantile of the prediction's error. `design`: options of `design_problem`.
+    `quantile`: they are to hold at that quantile of the prediction's error. `method`, `budget`, `seed`: of the search; `design`:
+    options of `design_problem`.
     `ValueError` naming what is missed where nothing is found.
     """
     problem = design_problem(model, objective=objective, constraints=limits_of(limits), **design)
     problem = problem if quantile is None else robust(problem, quantile)
-    return search(problem, budget=budget, seed=seed).require_feasible()
+    return search(problem, method=method, budget=budget, seed=seed).require_feasible()
 
 
 def cheapest_cluster(
