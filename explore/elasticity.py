@@ -21,6 +21,8 @@ from roofline.relax import Rounding, exact, straight_through
 
 #: Relative step of the secants, and of the differences that stand for derivatives.
 STEP, _TINY = 0.1, 1e-6
+#: Designs whose straight-through derivatives are not worth a compilation.
+FEW = 8
 #: Options of the compiler for what runs once: hardly any optimisation, a third of the time to compile.
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
@@ -32,7 +34,7 @@ def elasticities(
     metrics: Sequence[str] | None = None,
     step: float = STEP,
     rounding: Rounding = straight_through,
-    compiled: bool = True,
+    compiled: bool | None = None,
 ) -> pd.DataFrame:
     """Elasticities of `metrics` (default: the objectives) by every number of the space at the design `at` (values by
     parameter; static options by label), or at every row of a frame of designs (column design then holds its index).
@@ -40,7 +42,7 @@ def elasticities(
     Columns metric, parameter, value, elasticity, up, down, low, high; rows of a metric in order of the largest effect.
     Derivatives with `rounding` (straight-through: the trend across steps; exact: away from them). Secants with exact
     arithmetic, whole numbers by at least one. `compiled` False: straight-through derivatives as central differences with
-    what was rounded held at the design, in NumPy, for a few designs of a model that takes long to compile.
+    what was rounded held at the design, in NumPy, which takes no compiler (default: up to `FEW` designs).
     """
     if not 0.0 < step < 1.0:
         raise ValueError(f"step: {step!r}; expected a relative step in (0, 1)")
@@ -69,7 +71,7 @@ def elasticities(
 
 def _table(
     problem: Problem, base: dict[str, np.ndarray], fixed: dict[str, int], names: Sequence[str], step: float,
-    rounding: Rounding, compiled: bool,
+    rounding: Rounding, compiled: bool | None,
 ) -> list[pd.DataFrame]:  # fmt: skip
     """One table per design [designs] of `base`."""
     numbers, designs = list(base), len(next(iter(base.values())))
@@ -81,6 +83,8 @@ def _table(
         found = problem.at({**fixed, **columns}, rounding)
         return jnp.stack([jnp.log(jnp.abs(jnp.ravel(jnp.asarray(found[name], float))[0])) for name in names])
 
+    if compiled is None:
+        compiled = rounding.mode != "straight_through" or designs > FEW
     if compiled:
         here = np.stack([base[name] for name in numbers], axis=-1)
         slopes = jax.jit(jax.vmap(jax.jacfwd(logarithms)), compiler_options=QUICK)(np.zeros_like(here), here)

@@ -72,8 +72,8 @@ class SearchResult:
             if p.kind == "categorical" or not p.high > p.low:
                 continue
             at = float(p.to_unit(np.asarray(float(best[name]))))
-            edge = 0.6 / (p.high - p.low + 1.0) if p.kind == "integer" and not p.log else 0.5 * within
-            if min(at, 1.0 - at) < edge:
+            whole = p.kind == "integer"
+            if best[name] in (p.low, p.high) if whole else min(at, 1.0 - at) < 0.5 * within:
                 found.append(f"{name} {'>=' if at < 0.5 else '<='} {p.low if at < 0.5 else p.high:g}, its range")
         return tuple(found)
 

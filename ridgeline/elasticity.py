@@ -85,7 +85,7 @@ def model_elasticities(
         name=f"{spec.name} on {chip.name}",
     )  # fmt: skip
     names = tuple(metrics) if metrics else ("prefill_s", "decode_s")
-    found = elasticities(problem, at, metrics=names, step=step, compiled=False)
+    found = elasticities(problem, at, metrics=names, step=step)
     if not np.isfinite(found["elasticity"].to_numpy(float)).any():
         raise ValueError(
             f"{spec.name} on {chip.name}: no answer at this point (degrees that do not divide, or no rate)"

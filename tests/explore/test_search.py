@@ -126,6 +126,15 @@ def test_elasticities_of_a_power_law_are_its_exponents():
     assert table.loc["a", "high"] == pytest.approx(2.0)
 
 
+def test_differences_with_what_was_rounded_held_are_straight_through_derivatives():
+    for at in (
+        {"cores": 130, "bandwidth": 1500.0, "process": "slow"},
+        {"cores": 77, "bandwidth": 90.0, "process": "fast"},
+    ):
+        held, traced = (elasticities(problem(), at, metrics=("time_s", "power"), compiled=how) for how in (False, True))
+        np.testing.assert_allclose(held["elasticity"], traced["elasticity"], atol=1e-8)
+
+
 def test_straight_through_sees_the_trend_across_steps():
     at = {"cores": 130, "bandwidth": 1500.0, "process": "slow"}
     trend = elasticities(problem(), at, rounding=straight_through).set_index("parameter").loc["cores"]
