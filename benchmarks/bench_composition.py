@@ -7,7 +7,6 @@ time of the gradient over that of the forward pass, all measured in this one run
 """
 
 import argparse
-import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -47,7 +46,7 @@ def main() -> None:
     columns = [rng.integers(1, 64, count), rng.integers(16, 4096, count), rng.integers(2, 1024, count)]
     columns += [rng.choice(options, count) for options in ([1, 2, 4, 8], [1, 2, 4, 8])]
     columns = [jnp.asarray(column, float) for column in columns]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = hardware.usable_cores()
     parts = list(zip(*(jnp.array_split(column, cores) for column in columns)))
     pool = ThreadPoolExecutor(cores)
 

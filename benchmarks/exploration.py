@@ -8,7 +8,6 @@ nothing here passes or fails.
 """
 
 import argparse
-import os
 import resource
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +17,7 @@ import jax
 
 from explore import Evaluator, samples, sweep
 from explore.sweep import CHUNK
+from hardware import usable_cores
 from ridgeline.space_file import read_space
 
 SPACE = Path(__file__).resolve().parent.parent / "docs" / "spaces" / "gemm_on_chips.toml"
@@ -31,7 +31,7 @@ def main() -> None:
     given = parser.parse_args()
     problem, options, _ = read_space(given.space)
     method = str(options.get("method", "random"))
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = usable_cores()
     evaluator = Evaluator(problem)
     sequence = samples(problem.space, method, None if method == "grid" else given.count)
     chunk = min(CHUNK, sequence.count)

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from dataflow.layer_mapping import LayerRun
+from roofline.plots import axes_for, plot_style
 
 
 def nest_text(run: LayerRun) -> str:
@@ -72,7 +73,7 @@ def latency_frame(runs: MappingOf[str, LayerRun]) -> pd.DataFrame:
 
 def energy_bars(runs: MappingOf[str, LayerRun], *, per_mac: bool = False, ax: Any = None) -> Any:
     """Stacked bars of energy by level, one per layer; `per_mac`: picojoules per multiply-accumulate."""
-    ax = _axes(ax)
+    ax = axes_for(ax)
     frame = energy_frame(runs)
     if per_mac:
         frame = frame.div([float(run.problem.macs) for run in runs.values()], axis=0) * 1e12
@@ -92,7 +93,7 @@ def latency_bars(runs: MappingOf[str, LayerRun], *, ax: Any = None) -> Any:
     """Stacked bars of cycles, one per layer: work that fills the array, work lost to idle units, waiting for the level
     that binds.
     """
-    ax = _axes(ax)
+    ax = axes_for(ax)
     rows = {}
     for layer, run in runs.items():
         units = float(np.asarray(run.architecture.compute_units))
@@ -117,7 +118,7 @@ def latency_bars(runs: MappingOf[str, LayerRun], *, ax: Any = None) -> Any:
 
 def utilisation_bars(runs: MappingOf[str, LayerRun], *, ax: Any = None) -> Any:
     """Share of all units' cycles that do useful work, one bar per layer, in per cent."""
-    ax = _axes(ax)
+    ax = axes_for(ax)
     values = [100.0 * float(run.evaluation.utilisation) for run in runs.values()]
     ax.bar(range(len(values)), values, width=0.65)
     for place, value in enumerate(values):
@@ -132,8 +133,6 @@ def layer_figure(runs: MappingOf[str, LayerRun], *, title: str = "") -> Any:
     """Energy per MAC, latency and utilisation of several runs side by side, as one figure."""
     import matplotlib.pyplot as plt
 
-    from roofline.plots import plot_style
-
     with plot_style():
         figure, axes = plt.subplots(1, 3, figsize=(max(10.0, 3.0 + 2.1 * len(runs)), 4.2))
         energy_bars(runs, per_mac=True, ax=axes[0]).set_title("Energy")
@@ -142,14 +141,6 @@ def layer_figure(runs: MappingOf[str, LayerRun], *, title: str = "") -> Any:
         if title:
             figure.suptitle(title)
     return figure
-
-
-def _axes(ax: Any) -> Any:
-    if ax is not None:
-        return ax
-    import matplotlib.pyplot as plt
-
-    return plt.subplots()[1]
 
 
 def _stack(ax: Any, frame: pd.DataFrame) -> None:

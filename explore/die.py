@@ -21,7 +21,7 @@ from explore.technology import constants
 from explore.voltage import supply_voltage
 from hardware import Accelerator, load
 from hardware.accelerator import static
-from hardware.paths import nearest
+from hardware.paths import unknown
 from workloads.numeric import Array, namespace
 
 GB, KIB, MIB = 1e9, 1024.0, 1024.0**2
@@ -307,7 +307,5 @@ def _enabled_from_chip(chip: Accelerator, row: dict[str, Any], facts: dict[str, 
 def _row(rows: list[dict[str, Any]], kind: str, name: str) -> dict[str, Any]:
     known = {row["name"]: row for row in rows}
     if name not in known:
-        raise ValueError(
-            f"{kind}: nothing published here on {name!r}{nearest(name, known)} (known: {', '.join(known)})"
-        )
+        raise unknown(f"{kind}: nothing published here on", name, known)
     return known[name]

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from hardware.paths import nearest
+from hardware.paths import unknown
 from workloads.numeric import Array, namespace
 
 #: Values of a number that is swept on a grid without saying how many.
@@ -152,13 +152,9 @@ def check_conditions(parameters: dict[str, Parameter]) -> None:
         other, option = parameter.when
         switches = {n: p for n, p in parameters.items() if p.kind == "categorical"}
         if other not in switches or other == name:
-            raise ValueError(
-                f"{name}.when: no categorical parameter {other!r}{nearest(other, switches)} "
-                f"(known: {', '.join(switches) or 'none'})"
-            )
+            raise unknown(f"{name}.when: no categorical parameter", other, switches)
         if option not in switches[other].labels:
-            known = switches[other].labels
-            raise ValueError(f"{name}.when: {other} has no option {option!r}{nearest(option, known)}")
+            raise unknown(f"{name}.when: {other} has no option", option, switches[other].labels)
 
 
 @lru_cache(maxsize=256)

@@ -2,12 +2,14 @@
 
 `evaluate` maps subjects (whose numbers are arrays over points) and a `Rounding` to metrics [points]. It is written with
 JAX-traceable formulas and knows nothing of spaces; the rounding is exact in sweeps and relaxed in gradient search. NaN means
-that the point has no answer; a metric called `reason` may say why, as a code (`REASONS` gives its words).
+that the point has no answer; a metric called `reason` may say why, as a code (`REASONS` gives its words). What cannot be traced
+(a simulator, a mapper) is called with NumPy arrays where `traced` is False: all sweeps and searches but those with derivatives.
 """
 
 import hashlib
 import re
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from threading import Lock
@@ -19,7 +21,7 @@ import numpy as np
 
 from explore.constraints import Constraint, check_consistent
 from explore.space import Columns, Space
-from hardware.paths import nearest
+from hardware.paths import unknown
 from roofline.relax import Rounding, exact
 from workloads.numeric import Array
 
@@ -31,7 +33,7 @@ REASON = "reason"
 @dataclass(frozen=True, kw_only=True)
 class Problem:
     """`minimise` and `maximise` name the objectives, metrics of `evaluate`; `constraints` bound any metric. `reasons`: words
-    for the codes of the metric `reason`."""
+    for the codes of the metric `reason`; `notes`: what a reader of the answers must know."""
 
     space: Space
     subjects: Mapping[str, Any]
@@ -41,6 +43,8 @@ class Problem:
     constraints: tuple[Constraint, ...] = ()
     reasons: Mapping[int, str] = field(default_factory=dict)
     name: str = ""
+    traced: bool = True
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         self.space.check_paths(self.subjects)
@@ -59,7 +63,7 @@ class Problem:
         asked = [("objective", n) for n in self.objectives] + [("constraint", c.metric) for c in self.constraints]
         for what, name in asked:
             if name not in known:
-                raise ValueError(f"{what}: no metric {name!r}{nearest(name, known)} (known: {', '.join(known)})")
+                raise unknown(f"{what}: no metric", name, known)
 
     @property
     def objectives(self) -> tuple[str, ...]:
@@ -68,14 +72,25 @@ class Problem:
 
     @cached_property
     def metric_names(self) -> tuple[str, ...]:
-        """Names of the metrics, found by tracing one point."""
-        columns = {
-            name: 0 if p.static else jax.ShapeDtypeStruct((1,), jnp.float64)
-            for name, p in self.space.parameters.items()
-        }
-        static = {name: value for name, value in columns.items() if not isinstance(value, jax.ShapeDtypeStruct)}
-        traced = {name: value for name, value in columns.items() if name not in static}
-        shapes = jax.eval_shape(lambda columns: dict(self.at({**static, **columns})), traced)
+        """Names of the metrics, found by tracing some points (by evaluating one where `evaluate` is not traced). `ValueError`
+        for a metric that is not one number per point, and where tracing fails."""
+        static = dict.fromkeys(self.space.static_names, 0)
+        if not self.traced:
+            middle = self.space.of_unit(np.full((1, len(self.space.names)), 0.5))
+            return tuple(self.at({**middle, **static}))
+        size = 3
+        columns = {n: jax.ShapeDtypeStruct((size,), jnp.float64) for n in self.space.names if n not in static}
+        try:
+            program, shapes = jax.make_jaxpr(lambda c: dict(self.at({**static, **c})), return_shape=True)(columns)
+        except (jax.errors.JAXTypeError, jax.errors.JAXIndexError) as error:
+            raise ValueError(
+                f"evaluate: JAX cannot trace it ({type(error).__name__}: {str(error).partition(chr(10))[0]}); expected formulas of "
+                "jax.numpy (workloads.numeric.namespace), or a problem with traced=False"
+            ) from None
+        for name, varies in zip(shapes, _depends(program.jaxpr)):  # both in the order of the sorted names
+            shape = shapes[name].shape
+            if shape != (size,) and (shape or varies):
+                raise ValueError(f"metric {name!r}: shape {shape} for {size} points; expected one number per point")
         return tuple(shapes)
 
     def fingerprint(self) -> str:
@@ -103,21 +118,34 @@ class Problem:
         return good
 
 
+def _depends(program: Any) -> list[bool]:
+    """Whether each output of a traced program depends on its inputs."""
+    reached = set(program.invars)
+    for step in program.eqns:
+        if any(not hasattr(v, "val") and v in reached for v in step.invars):
+            reached.update(step.outvars)
+    return [not hasattr(v, "val") and v in reached for v in program.outvars]
+
+
 def _compiled_size(count: int) -> int:
-    """Points of the batch that is compiled for `count` points: powers of four, so that few sizes are compiled, but of two for
-    many points, so that little is computed in vain."""
-    bits = max(count - 1, 0).bit_length()
-    return 1 << (bits if bits > 12 else bits + bits % 2)
+    """Points of the batch that is compiled for `count` points: few sizes of few points, because compiling costs more than
+    computing some in vain, and powers of two for many."""
+    for size in (64, 1024):
+        if count <= size:
+            return size
+    return 1 << (count - 1).bit_length()
 
 
 class Evaluator:
     """Metrics of any number of points of a problem, compiled once per combination of static options and size of a batch.
 
-    Counts what it is asked: `evaluations` exact points, `gradients` points with a derivative.
+    The first `uncompiled` batches are evaluated with NumPy: compiling takes seconds, which few batches do not save. Counts what it
+    is asked: `evaluations` exact points, `gradients` points with a derivative.
     """
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, problem: Problem, uncompiled: int = 0) -> None:
         self.problem = problem
+        self.uncompiled = uncompiled
         self.evaluations = 0
         self.gradients = 0
         self._compiled: dict[tuple[int, ...], Callable[..., Any]] = {}
@@ -147,6 +175,12 @@ class Evaluator:
 
     def _batch(self, options: tuple[int, ...], columns: Columns, count: int, padded: int = 0) -> dict[str, np.ndarray]:
         numbers = {name: values for name, values in columns.items() if name not in self.problem.space.static_names}
+        if not self.problem.traced or self.uncompiled > 0:
+            self.uncompiled -= 1
+            fixed = dict(zip(self.problem.space.static_names, options))
+            with np.errstate(all="ignore") if self.problem.traced else nullcontext():
+                found = self.problem.at({**fixed, **numbers})
+            return {name: np.broadcast_to(np.asarray(v, dtype=float), (count,)) for name, v in found.items()}
         size = _compiled_size(max(count, padded))
         if size != count:  # the rest repeats the last point
             numbers = {n: np.concatenate([v, np.broadcast_to(v[-1:], (size - count,))]) for n, v in numbers.items()}

@@ -15,7 +15,7 @@ import numpy as np
 from scipy.stats import qmc
 
 from explore.space import Columns, Space
-from hardware.paths import nearest
+from hardware.paths import unknown
 
 METHODS = ("grid", "random", "sobol", "latin")
 #: Points per block of random numbers; a range is cut from whole blocks, so that chunks of any size see the same points.
@@ -132,4 +132,4 @@ def samples(space: Space, method: str = "grid", count: int | None = None, seed: 
 
 def _check_method(method: str) -> None:
     if method not in METHODS:
-        raise ValueError(f"samples: unknown method {method!r}{nearest(method, METHODS)} (known: {', '.join(METHODS)})")
+        raise unknown("samples: unknown method", method, METHODS)

@@ -13,6 +13,8 @@ from explore.space import Columns
 
 #: Exact evaluations that one evaluation with a derivative counts as in a budget.
 GRADIENT_COST = 5
+#: Batches of a search before its problem is compiled.
+_UNCOMPILED = 64
 #: Merit of designs that violate a constraint begins here (any feasible loss is below it).
 _VIOLATED = 1e30
 
@@ -57,6 +59,24 @@ class SearchResult:
         """Exact evaluations and those with a derivative, in exact ones."""
         return self.evaluations + GRADIENT_COST * self.gradients
 
+    def binding(self, within: float = 0.01) -> tuple[str, ...]:
+        """What holds the best design: constraints it misses or meets with less than `within` (relative) to spare, and numbers at
+        an end of their range."""
+        best = {name: self.designs[name].to_numpy()[0] for name in self.designs.columns}
+        found = [
+            f"{one} ({best[one.metric]:.5g})"
+            for one in self.problem.constraints
+            if float(np.asarray(one.violation(best))) > -within
+        ]
+        for name, p in self.problem.space.parameters.items():
+            if p.kind == "categorical" or not p.high > p.low:
+                continue
+            at = float(p.to_unit(np.asarray(float(best[name]))))
+            whole = p.kind == "integer"
+            if best[name] in (p.low, p.high) if whole else min(at, 1.0 - at) < 0.5 * within:
+                found.append(f"{name} {'>=' if at < 0.5 else '<='} {p.low if at < 0.5 else p.high:g}, its range")
+        return tuple(found)
+
     def require_feasible(self) -> "SearchResult":
         """Self, or `ValueError` naming the constraints that the best design misses, with by how much."""
         best = {name: self.designs[name].to_numpy()[0] for name in self.designs.columns}
@@ -72,12 +92,18 @@ class SearchResult:
         return self
 
 
-class Archive:
-    """Everything a search has evaluated, of which the best `keep` designs are kept, and its history."""
+class BudgetSpent(Exception):
+    """What was asked next is beyond the budget of a search."""
 
-    def __init__(self, problem: Problem, keep: int = 64) -> None:
+
+class Archive:
+    """Everything a search has evaluated, of which the best `keep` designs are kept, and its history. With a `budget`, what
+    would exceed it raises `BudgetSpent`."""
+
+    def __init__(self, problem: Problem, budget: float = np.inf, keep: int = 64) -> None:
         self.problem = problem
-        self.evaluator = Evaluator(problem)
+        self.budget = budget
+        self.evaluator = Evaluator(problem, _UNCOMPILED)
         self.keep = keep
         self.unit = np.zeros((0, len(problem.space.names)))
         self.merits = np.zeros(0)
@@ -90,8 +116,20 @@ class Archive:
         """Evaluations so far, a derivative counting as `GRADIENT_COST`."""
         return self.evaluator.evaluations + GRADIENT_COST * self.evaluator.gradients
 
+    @property
+    def left(self) -> float:
+        """Evaluations left of the budget."""
+        return self.budget - self.cost
+
     def evaluate(self, unit: np.ndarray) -> np.ndarray:
-        """Merits [points] of the designs at `unit` [points, parameters], which are remembered."""
+        """Merits [points] of the designs at `unit` [points, parameters], which are remembered; as many as the budget allows."""
+        if len(unit) > self.left:
+            if self.left >= 1:
+                self._evaluated(unit[: int(self.left)])
+            raise BudgetSpent
+        return self._evaluated(unit)
+
+    def _evaluated(self, unit: np.ndarray) -> np.ndarray:
         columns: Columns = self.problem.space.of_unit(unit)
         metrics = self.evaluator(columns)
         merits = merit(self.problem, metrics)
@@ -109,7 +147,9 @@ class Archive:
         return merits
 
     def count_gradients(self, points: int) -> None:
-        """Account for `points` evaluations with a derivative."""
+        """Account for `points` evaluations with a derivative that are about to be made."""
+        if GRADIENT_COST * points > self.left:
+            raise BudgetSpent
         self.evaluator.gradients += points
         self._note()
 

@@ -92,6 +92,10 @@ class Space:
                     raise ValueError(f"parameter {name!r}: {error}") from None
                 if not parameter.static and not isinstance(old, int | float | np.number | np.ndarray):
                     raise ValueError(f"parameter {name!r}: {path!r} is {_brief(old)}; expected a number there")
+                if parameter.static and isinstance(old, int | float | np.number):
+                    raise ValueError(
+                        f"parameter {name!r}: {_brief(parameter.options[0])} for {path!r}; expected numbers there"
+                    )
                 if path in seen:
                     raise ValueError(f"parameters {seen[path]!r} and {name!r} are both bound to {path!r}")
                 seen[path] = name

@@ -5,13 +5,11 @@ counts, or, with `points="all"`, every point in partitioned Parquet. A sweep wit
 on from there after any interruption; the answer does not depend on the order or the place in which chunks are done.
 """
 
-import os
 import pickle
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, ThreadPoolExecutor, wait
-from contextlib import nullcontext
-from dataclasses import dataclass
+from contextlib import contextmanager, nullcontext
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -23,6 +21,7 @@ from explore.reductions import Points, Reduction
 from explore.samples import Samples, samples
 from explore.sweep_folder import SweepFolder, write_part
 from explore.sweep_result import SweepResult, result_of
+from hardware.processors import usable_cores
 
 #: Points per chunk: large enough that a chunk takes a good share of a second, small enough to be a few tens of MB.
 CHUNK = 2**17
@@ -64,7 +63,8 @@ def sweep(
     `keep`: best points kept; `resolution`: relative size of the boxes that thin the front (0: the exact front). `points`:
     "reduced" or "all" (every point; in Parquet if there is a `folder`, else in memory). `folder`: where the state is
     recorded; an interrupted sweep of the same problem goes on, another one is refused. `executor`: a Dask `Client` or an
-    executor of `concurrent.futures` (default: a thread per core). On Ctrl-C the result so far is returned, `complete` false.
+    executor of `concurrent.futures` (default: a thread per core). On Ctrl-C the result so far is returned, `complete` false;
+    before the first chunk is done there is none, and `KeyboardInterrupt` says so.
 
     Raises `ValueError` if no point has an answer, or no point meets the constraints (naming which).
     """
@@ -107,7 +107,7 @@ def sweep(
             if store is not None and running.state is not None:
                 store.record(running.state, done, finally_=True)
     if running.state is None:
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt(f"interrupted before the first of {total} chunks was done: nothing is known yet")
     kept = {n: np.concatenate([memory[i][n] for i in sorted(memory)]) for n in memory[min(memory)]} if memory else None
     result = result_of(
         problem, running.state, done=int(sum(min(chunk, sequence.count - i * chunk) for i in np.flatnonzero(done))),
@@ -156,7 +156,7 @@ def _chunks(
     """Results of the chunks `numbers` as they finish."""
     if executor is None:
         evaluator = Evaluator(problem)
-        threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        threads = usable_cores()
 
         def submit(pool: Any, number: int) -> Any:
             return pool.submit(chunk_result, evaluator, sequence, plan, number, running.hint())
@@ -230,7 +230,7 @@ def _workers(executor: Any) -> int:
         return max(1, sum(executor.nthreads().values()))
     if not isinstance(executor, Executor):
         raise ValueError(f"executor: {executor!r}; expected a Dask client or an executor of concurrent.futures")
-    return int(getattr(executor, "_max_workers", None) or os.cpu_count() or 1)
+    return int(getattr(executor, "_max_workers", None) or usable_cores())
 
 
 def _first_done(pool: Any, futures: list[Any]) -> list[Any]:
@@ -242,36 +242,29 @@ def _first_done(pool: Any, futures: list[Any]) -> list[Any]:
     return list(wait(futures, return_when=FIRST_COMPLETED).done)
 
 
-@dataclass
-class _progress:
-    """A progress bar over points, or nothing."""
+@contextmanager
+def _progress(shown: bool, total: int, before: int) -> Iterator[Callable[[int], None]]:
+    """What to call with the points of every chunk: a progress bar over `total` points, or nothing."""
+    if not shown:
+        yield lambda points: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    shown: bool
-    total: int
-    before: int
-
-    def __enter__(self) -> Callable[[int], None]:
-        if not self.shown:
-            return lambda points: None
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-        self._bar = Progress(
-            TextColumn("sweep"), BarColumn(), TextColumn("{task.percentage:3.0f} %"), TextColumn("{task.fields[rate]}"),
-            TimeRemainingColumn(), console=Console(stderr=True), transient=True,
-        )  # fmt: skip
-        self._bar.start()
-        task = self._bar.add_task("", total=self.total, completed=self.before, rate="")
+    columns = (
+        TextColumn("sweep"),
+        BarColumn(),
+        TextColumn("{task.percentage:3.0f} %"),
+        TextColumn("{task.fields[rate]}"),
+    )
+    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=total, completed=before, rate="")
         begun, seen = time.monotonic(), 0
 
         def advance(points: int) -> None:
             nonlocal seen
             seen += points
             rate = seen / max(time.monotonic() - begun, 1e-9)
-            self._bar.update(task, advance=points, rate=f"{rate:,.0f} points/s")
+            bar.update(task, advance=points, rate=f"{rate:,.0f} points/s")
 
-        return advance
-
-    def __exit__(self, *_: Any) -> None:
-        if self.shown:
-            self._bar.stop()
+        yield advance

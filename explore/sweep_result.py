@@ -26,8 +26,8 @@ class SweepResult:
     `front`: the Pareto front in order of the first objective; `best`: the best points by it; `quantiles` of each objective
     over the feasible points, within 1.1 %; `counts`: points seen, answered (all objectives have a value) and feasible (and
     all constraints hold); `reasons`: points without an answer per reason; `why_none`: why nothing is feasible, if so.
-    `points`: all points where they were kept in memory; `folder`: where the sweep is recorded; `grid`: values by parameter
-    of a full grid.
+    `points`: all points where they were kept in memory; `folder`: where the sweep is recorded; `notes`: what a reader must
+    know; `grid`: values by parameter of a full grid.
     """
 
     name: str
@@ -44,6 +44,7 @@ class SweepResult:
     why_none: str = ""
     points: pd.DataFrame | None = field(default=None, repr=False)
     folder: Path | None = None
+    notes: tuple[str, ...] = ()
     grid: dict[str, list] = field(default_factory=dict, repr=False)
 
     def to_frame(self) -> pd.DataFrame:
@@ -94,7 +95,7 @@ class SweepResult:
         return {
             "name": self.name, "minimise": self.minimise, "maximise": self.maximise, "done": self.done, "total": self.total,
             "complete": self.complete, "counts": self.counts, "reasons": self.reasons, "why_none": self.why_none,
-            "quantiles": quantiles, "grid": self.grid,
+            "quantiles": quantiles, "notes": self.notes, "grid": self.grid,
         }  # fmt: skip
 
 
@@ -117,8 +118,8 @@ def result_of(
         quantiles=pd.DataFrame.from_dict(quantiles, orient="index", columns=[f"p{100 * share:g}" for share in QUANTILES]),
         counts={"points": seen, "answered": answered, "feasible": feasible}, reasons=reasons, done=done, total=total,
         complete=complete, why_none=why, points=None if points is None else pd.DataFrame(space.labels(points)),
-        folder=folder, grid={n: list(p.labels) if p.static else p.grid.tolist() for n, p in space.parameters.items()}
-        if labelled else {},
+        folder=folder, notes=problem.notes,
+        grid={n: list(p.labels) if p.static else p.grid.tolist() for n, p in space.parameters.items()} if labelled else {},
     )  # fmt: skip
 
 
@@ -142,7 +143,7 @@ def load_sweep(folder: str | Path) -> SweepResult:
             name=found["name"], minimise=tuple(found["minimise"]), maximise=tuple(found["maximise"]), **tables,
             quantiles=pd.DataFrame.from_dict(rows, orient="index"), counts=found["counts"], reasons=found["reasons"],
             done=found["done"], total=found["total"], complete=found["complete"], why_none=found["why_none"], folder=path,
-            grid=found["grid"],
+            notes=tuple(found.get("notes", ())), grid=found["grid"],
         )  # fmt: skip
     except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"{path}: no readable result of a sweep ({error})") from None

@@ -8,7 +8,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any, NamedTuple
 
-from hardware.paths import nearest
+from hardware.paths import unknown
 
 
 class ProcessNode(NamedTuple):
@@ -54,5 +54,5 @@ def memory_kind(name: str) -> MemoryKind:
 def _entry(table: str, name: str) -> dict[str, Any]:
     known = constants("technology")[table]
     if name not in known:
-        raise ValueError(f"{table}: unknown name {name!r}{nearest(name, known)} (known: {', '.join(known)})")
+        raise unknown(f"{table}: unknown name", name, known)
     return known[name]

@@ -7,6 +7,7 @@ from hardware.accelerator import RATE_DTYPES, SCALABLE, Accelerator, Link, Memor
 from hardware.chip_file import KINDS, dump, from_dict
 from hardware.cluster import TOPOLOGIES, Cluster, Dimension, Node, cluster_of, node_of
 from hardware.paths import get_path, numeric_paths, set_path
+from hardware.processors import usable_cores
 from hardware.quantities import format_quantity, parse_quantity
 from hardware.registry import aliases, load, names
 
@@ -33,4 +34,5 @@ __all__ = [
     "numeric_paths",
     "parse_quantity",
     "set_path",
+    "usable_cores",
 ]

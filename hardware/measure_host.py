@@ -18,6 +18,7 @@ import numpy as np
 
 from hardware.accelerator import Accelerator, MemoryLevel
 from hardware.paths import get_path, numeric_paths
+from hardware.processors import usable_cores
 
 _SYSFS = Path("/sys/devices/system/cpu")
 
@@ -35,7 +36,7 @@ def measure_host(
     """
     say = progress or (lambda _: None)
     slot = budget_s / 8.0
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = usable_cores()
     cores = min(cores, threads or cores)
     say("matrix rates")
     matrix = {

@@ -4,7 +4,7 @@ A path walks dataclass fields, dictionary keys and the names (or indices) of tup
 path.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass, replace
 from difflib import get_close_matches
 from typing import Any
@@ -15,6 +15,12 @@ def nearest(name: str, known: Any) -> str:
     choices = {str(k).lower(): str(k) for k in known}
     close = get_close_matches(name.lower(), list(choices), n=1, cutoff=0.5)
     return f"; did you mean {choices[close[0]]!r}?" if close else ""
+
+
+def unknown(what: str, name: Any, known: Iterable[Any]) -> ValueError:
+    """The refusal of a name: `what` it is, the name, the nearest of `known`, and all of them."""
+    names = [str(k) for k in known]
+    return ValueError(f"{what} {name!r}{nearest(str(name), names)} (known: {', '.join(names) or 'none'})")
 
 
 def _children(node: Any) -> dict[str, Any]:

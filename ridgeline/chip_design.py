@@ -5,7 +5,7 @@ latencies, software), so kernels are predicted as for a chip that nobody measure
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from explore import (
@@ -21,10 +21,8 @@ from explore import (
     designed_chip,
     die_area,
     die_of,
-    hourly_cost,
     integer,
     logarithmic,
-    usd_per_million_tokens,
 )
 from hardware import Accelerator, load
 from ridgeline.objectives import DEPLOYMENT, REASONS, ModelObjective
@@ -40,28 +38,31 @@ KIB, MIB = 1024.0, 1024.0**2
 class DesignObjective:
     """`ModelObjective` on a design. Subjects: `die` and those of a deployment; `like` gives formats, latencies and software.
 
-    Metrics besides the model's: die_mm2 (one die), peak_watts, price_usd of an accelerator, usd_per_hour of the deployment,
-    usd_per_million_tokens (output tokens), joules_per_token (peak power), clock_margin (at least 1 where the voltage carries
-    the clock).
+    Metrics besides the model's: die_mm2 (one die), peak_watts, price_usd of an accelerator, joules_per_token (peak power),
+    clock_margin (at least 1 where the voltage carries the clock).
     """
 
     serving: ModelObjective
     like: Accelerator
-    terms: Ownership
+
+    @property
+    def suffix(self) -> str:
+        """What names of metrics at the quantile end in."""
+        return self.serving.suffix
+
+    def at_quantile(self, quantile: float) -> "DesignObjective":
+        """The same with the metrics at `quantile` of the times."""
+        return replace(self, serving=self.serving.at_quantile(quantile))
 
     def __call__(self, subjects: Mapping[str, Any], rounding: Rounding = exact) -> dict[str, Array]:
         die = subjects["die"]
-        chip = designed_chip(die, self.like, self.terms)
+        chip = designed_chip(die, self.like, self.serving.terms)
         metrics = self.serving({**subjects, "chip": chip}, rounding)
-        hourly = hourly_cost(chip.price_usd, chip.peak_watts, self.terms)
-        usd_per_hour = hourly.total_usd * metrics["devices"]
         rate = metrics["output_tokens_per_s"]
         return metrics | {
             "die_mm2": die_area(die).total_mm2 + 0.0 * rate,
             "peak_watts": chip.peak_watts + 0.0 * rate,
             "price_usd": chip.price_usd + 0.0 * rate,
-            "usd_per_hour": usd_per_hour,
-            "usd_per_million_tokens": usd_per_million_tokens(usd_per_hour, rate, self.terms),
             "joules_per_token": chip.peak_watts * metrics["devices"] / rate,
             "clock_margin": clock_margin(die) + 0.0 * rate,
         }
@@ -103,13 +104,14 @@ def design_problem(
     parameters: Mapping[str, Parameter] | None = None,
     terms: Ownership | None = None,
     errors: bool = False,
+    traced: bool = True,
     name: str = "",
 ) -> Problem:
     """The problem of a chip for `model`: the design and deployment that are best by `objective` (see `DesignObjective`).
 
     Always constrained: the model fits into memory, the voltage carries the clock, a die fits the reticle. `parameters`: the
     space (default `die_space()`). Errors: `ValueError` for a model that is no transformer and a chip `like` whose die is not
-    known.
+    known. `traced` False: evaluated with NumPy, without derivatives.
     """
     spec = load_model(model)
     if not isinstance(spec, TransformerModel):
@@ -117,7 +119,7 @@ def design_problem(
     chip = load(like)
     base = die_of(chip)
     subjects: dict[str, Any] = {"die": base, **DEPLOYMENT, "input_tokens": input_tokens, "output_tokens": output_tokens}
-    serving = ModelObjective(model=spec, estimator=estimator, stack=stack, errors=errors)
+    serving = ModelObjective(model=spec, estimator=estimator, stack=stack, errors=errors, terms=terms)
     always = (
         Constraint("memory_use", 1.0),
         Constraint("clock_margin", 1.0, upper=False),
@@ -127,10 +129,11 @@ def design_problem(
     return Problem(
         space=Space(dict(parameters if parameters is not None else die_space())),
         subjects=subjects,
-        evaluate=DesignObjective(serving=serving, like=chip, terms=terms or Ownership()),
+        evaluate=DesignObjective(serving=serving, like=chip),
         minimise=() if maximise else (objective,),
         maximise=(objective,) if maximise else (),
         constraints=(*constraints, *(one for one in always if one.metric not in given)),
         reasons=REASONS,
         name=name or f"a chip for {spec.name}",
+        traced=traced,
     )

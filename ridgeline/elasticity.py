@@ -13,7 +13,7 @@ from explore import Parameter, Problem, Space, continuous, elasticities
 from ridgeline.objectives import DEPLOYMENT, REASONS, ModelObjective
 
 #: Numbers of a chip by short name, with the paths that move together.
-CHIP = {
+CHIP: dict[str, tuple[str, ...]] = {
     "memory bandwidth": ("memory.dram.bandwidth_bytes_per_s",),
     "memory latency": ("memory.dram.latency_s",),
     "L2 capacity": ("memory.l2.capacity_bytes",),
@@ -26,6 +26,11 @@ CHIP = {
 }
 RATES = ("matrix_flops_per_s", "vector_flops_per_s")
 LOAD = ("batch", "input_tokens", "output_tokens")
+#: What is a rate, in work per second, and what a time: with all rates twice as fast and all times half as long, everything is.
+_PER_SECOND = ("memory bandwidth", "L2 bandwidth", "clock", "scale-up bandwidth", "matrix rate", "vector rate")
+_SECONDS = ("memory latency", "scale-up latency", "launch latency")
+#: The row of what is left.
+REMAINDER = "everything else"
 
 
 def model_elasticities(
@@ -42,6 +47,8 @@ def model_elasticities(
 
     `load`: batch, input_tokens, output_tokens, tp, pp, ep, dp. Parameters: known numbers of the chip (rates of all formats
     together), and of the load. Peak rates, cores and clock are moved one at a time: more cores alone do not raise the peak rate.
+    The last row of each time, `REMAINDER`, is the share that none of these rates and latencies accounts for: fixed times of the
+    kernels' constants, other memory levels and links. It follows from the rest: a time is homogeneous in all rates and times.
     """
     spec = workloads.load(model)
     if not isinstance(spec, workloads.TransformerModel):
@@ -83,7 +90,21 @@ def model_elasticities(
         raise ValueError(
             f"{spec.name} on {chip.name}: no answer at this point (degrees that do not divide, or no rate)"
         )
-    return found
+    return pd.concat([_with_remainder(part) for _, part in found.groupby("metric", sort=False)], ignore_index=True)
+
+
+def _with_remainder(part: pd.DataFrame) -> pd.DataFrame:
+    """The rows of one metric, and the row of what they leave: by Euler, the elasticities of all times less those of all rates are
+    1 for a time and -1 for a rate."""
+    metric = str(part["metric"].iloc[0])
+    if not metric.endswith("_s"):
+        return part
+    degree = -1.0 if metric.removesuffix("_per_device").endswith("_per_s") else 1.0
+    by_name = part.set_index("parameter")["elasticity"]
+    known = by_name[by_name.notna()]
+    rest = degree + sum(known.get(n, 0.0) for n in _PER_SECOND) - sum(known.get(n, 0.0) for n in _SECONDS)
+    row = {"metric": metric, "parameter": REMAINDER, "elasticity": rest, "low": rest, "high": rest}
+    return pd.concat([part, pd.DataFrame([row])], ignore_index=True)
 
 
 class _Scaled:

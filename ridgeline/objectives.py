@@ -5,12 +5,14 @@ JAX. Points that cannot be are NaN, with the code of `roofline.Reason` in the me
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from composition import Deployment, operator_models, request_time
+from composition import Deployment, Estimate, operator_models, request_time
+from explore import Ownership, hourly_cost, usd_per_million_tokens
 from hardware import Accelerator
 from ridgeline.prediction import ESTIMATORS
+from ridgeline.serve_cost import accelerator_usd
 from roofline import REASON_SENTENCE, Estimator, Reason, operator_bound, phase_time
 from roofline.relax import Rounding, exact
 from tiles import is_gpu, tile_estimator
@@ -60,9 +62,10 @@ class ModelObjective:
     `tp`, `pp`, `ep`, `dp`.
 
     Metrics: prefill_s, decode_s (mean step), request_s; output_tokens_per_s and per device; devices; memory_use, the share of
-    memory needed (the constraint `memory_use <= 1` is what "fits" means; it is not applied otherwise); reason. With
-    `errors`, also `prefill_p95_s`, `decode_p95_s`, `request_p95_s`: 95 % of kernels' errors keep the time below. Static
-    batching, no queueing.
+    memory needed (the constraint `memory_use <= 1` is what "fits" means; it is not applied otherwise); usd_per_hour of all
+    devices on `terms` of ownership and usd_per_million_tokens (output tokens), NaN where no price is known; reason. With
+    `errors`, also the `quantile` of each time over the kernels' errors (`decode_p95_s`), and rates and cost at it
+    (`output_tokens_per_s_p95`, `usd_per_million_tokens_p95`). Static batching, no queueing.
     """
 
     model: TransformerModel
@@ -70,6 +73,21 @@ class ModelObjective:
     stack: str = "vllm"
     kv_dtype: str = ""
     errors: bool = False
+    quantile: float = 0.95
+    terms: Ownership | None = None
+
+    def __post_init__(self) -> None:
+        if not 0.5 < self.quantile < 1.0:
+            raise ValueError(f"quantile: {self.quantile!r}; expected more than 0.5 and less than 1")
+
+    def at_quantile(self, quantile: float) -> "ModelObjective":
+        """The same with the metrics at `quantile` of the times."""
+        return replace(self, errors=True, quantile=quantile)
+
+    @property
+    def suffix(self) -> str:
+        """What names of metrics at the quantile end in: p95."""
+        return f"p{100.0 * self.quantile:g}"
 
     def __call__(self, subjects: Mapping[str, Any], rounding: Rounding = exact) -> dict[str, Array]:
         chip = subjects["chip"]
@@ -81,11 +99,17 @@ class ModelObjective:
         request_s = metrics["request_s"]
         xp = namespace(request_s)
         memory = self.model.memory(Batch.decode_of(batch, prompt + output - 1.0), degrees, kv_dtype=self.kv_dtype)
-        rate = batch * output / request_s
+        hourly = hourly_cost(accelerator_usd(chip)[0], chip.peak_watts, self.terms).total_usd * degrees.devices
+        for suffix in ("", f"_{self.suffix}") if self.errors else ("",):
+            rate = batch * output / metrics[f"request{suffix}_s"]
+            metrics |= {
+                f"output_tokens_per_s{suffix}": rate,
+                f"output_tokens_per_s_per_device{suffix}": rate / degrees.devices,
+                f"usd_per_million_tokens{suffix}": usd_per_million_tokens(hourly, rate, self.terms),
+            }
         return metrics | {
-            "output_tokens_per_s": rate,
-            "output_tokens_per_s_per_device": rate / degrees.devices,
-            "devices": degrees.devices + 0.0 * rate,
+            "devices": degrees.devices + 0.0 * request_s,
+            "usd_per_hour": hourly + 0.0 * request_s,
             "memory_use": memory.total_bytes / chip.dram.capacity_bytes,
             "reason": xp.where(xp.isfinite(request_s), Reason.OK.value, Reason.NOT_DIVISIBLE.value),
         }
@@ -115,7 +139,9 @@ class ModelObjective:
         )
         metrics: dict[str, Array] = {}
         for name, time in (("prefill", found.prefill.time), ("decode", found.decode.time), ("request", found.request)):
-            xp = namespace(time.mean_s)
             metrics[f"{name}_s"] = time.mean_s
-            metrics[f"{name}_p95_s"] = time.mean_s * xp.exp(1.645 * time.relative_deviation)
+            metrics[f"{name}_{self.suffix}_s"] = self._upper(time)
         return metrics
+
+    def _upper(self, time: Estimate) -> Array:
+        return time.interval(2.0 * self.quantile - 1.0)[1]

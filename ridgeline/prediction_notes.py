@@ -1,5 +1,6 @@
 """What a reader of a prediction must know: where its constants come from, what they were not made for, what is left out."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -53,6 +54,27 @@ def prediction_notes(
         "decode is the mean over the growing context; memory that of whole prompts at once and of the last token"
     )
     notes.append("kernels one after the other from a captured graph; no queueing, host time or overlap")
+    return tuple(notes)
+
+
+def comparison_notes(chips: Sequence[Accelerator], estimator: str, stack: str, dtype: str) -> tuple[str, ...]:
+    """What a reader must know who compares predictions on `chips` with each other, one clause each."""
+    if estimator == "roofline":
+        return ("bounds: peak rates, no efficiency; real kernels take longer",)
+    bounded = [chip.name for chip in chips if not is_gpu(chip)]
+    modelled = [chip for chip in chips if is_gpu(chip)]
+    notes = []
+    if bounded and modelled:
+        notes.append(
+            f"{', '.join(bounded)}: no GPU, so bounds, which look faster than the predictions of the other chips"
+        )
+    elif bounded:
+        notes.append(f"{', '.join(bounded)}: no GPU, so the tile models do not apply: bounds instead")
+    own = Calibrated()
+    probe = Gemm(m=1, n=1, k=1, dtype=dtype)
+    unknown = [c.name for c in modelled if own.gemm_constants(c, probe, stack).kind not in ("fitted", "few-shot")]
+    if unknown:
+        notes.append(f"uncalibrated: no kernel of {', '.join(unknown)} was measured, constants come from related chips")
     return tuple(notes)
 
 

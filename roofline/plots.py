@@ -23,6 +23,11 @@ def plot_style() -> Iterator[None]:
         yield
 
 
+def axes_for(ax: Any = None) -> Any:
+    """`ax`, or the axes of a new figure."""
+    return plt.subplots(constrained_layout=True)[1] if ax is None else ax
+
+
 class RooflinePoint(NamedTuple):
     """One operator on a roofline. `flops`, `bytes`, `time_s` of all its runs; `phase` chooses the marker, `label` the colour."""
 

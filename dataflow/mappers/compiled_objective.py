@@ -4,7 +4,6 @@ The same formula as the array call; only the temporaries are fused away. Worth i
 million mappings on.
 """
 
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -15,6 +14,7 @@ import numpy as np
 from dataflow.evaluation import evaluate
 from dataflow.mappers.space import MapSpace
 from dataflow.mapping import Mapping
+from hardware.processors import usable_cores
 
 #: (energy-delay product, joules, seconds) [n, 3] of split choices [n, dimensions] and loop positions [levels,
 #: dimensions] or [n, levels, dimensions].
@@ -42,8 +42,7 @@ def compiled_energy_delay(space: MapSpace, *, block: int = 8192, workers: int | 
         found = evaluate(space.problem, space.architecture, mapping, check=False)
         return jnp.stack(jnp.broadcast_arrays(found.edp, found.energy_joules, found.latency_s), axis=-1)
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = ThreadPoolExecutor(workers or cores)
+    threads = ThreadPoolExecutor(workers or usable_cores())
 
     def objective(choice: np.ndarray, positions: np.ndarray) -> np.ndarray:
         choice = choice.astype(np.int32)

@@ -67,8 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _fail(error.format_message() + _given(error, arguments), 2)
     except (ValueError, OSError) as error:
         _fail(str(error), 2)
-    except (KeyboardInterrupt, typer.Abort):
-        _fail("interrupted", 130)
+    except (KeyboardInterrupt, typer.Abort) as error:
+        _fail(str(error) or "interrupted", 130)
     else:
         raise SystemExit(code or 0)
 

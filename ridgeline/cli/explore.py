@@ -58,7 +58,6 @@ def search(
 ) -> None:
     """The best design of a space by its first objective."""
     import explore
-    from explore.plots import convergence_plot
     from ridgeline.space_file import read_space
 
     check_target("--plot", plot, PICTURES)
@@ -69,17 +68,20 @@ def search(
     if as_json:
         answer = {
             "problem": problem.name, "method": found.method, "evaluations": found.evaluations, "gradients": found.gradients,
-            "cost": found.cost, "seconds": found.seconds, "designs": _records(found.designs.head(designs)),
+            "cost": found.cost, "seconds": found.seconds, "binding": found.binding(), "notes": problem.notes,
+            "designs": _records(found.designs.head(designs)),
         }  # fmt: skip
         typer.echo(json.dumps(answer))
     else:
         typer.echo(
-            f"{problem.name}: {found.method} search, {found.evaluations} evaluations and {found.gradients} with a derivative "
-            f"in {found.seconds:.1f} s"
+            f"{problem.name}: {found.method} search, {found.evaluations:,} evaluations and {found.gradients:,} with a derivative, "
+            f"{found.cost:,} in all, in {found.seconds:.1f} s"
         )
         _print_designs(found.designs.head(designs), list(problem.space.names))
+        typer.echo("what binds the best: " + ("; ".join(found.binding()) or "nothing within 1 %"))
+        _print_notes(problem.notes)
     if plot is not None:
-        _save(plot, lambda ax: convergence_plot({found.method: found}, ax=ax))
+        _save(plot, lambda ax: _convergence_picture(found, ax))
 
 
 def elasticity(
@@ -100,7 +102,6 @@ def elasticity(
     plot: Annotated[Path | None, typer.Option(help="Tornado plot to write.")] = None,
 ) -> None:
     """What would help most: change of a time per change of each number of the chip and the load."""
-    from explore.plots import tornado_plot
     from ridgeline.elasticity import model_elasticities
 
     check_target("--plot", plot, PICTURES)
@@ -113,19 +114,21 @@ def elasticity(
     else:
         _print_elasticities(table, f"{model} on {on}")
     if plot is not None:
-        _save(plot, lambda ax: tornado_plot(table, ax=ax))
+        _save(plot, lambda ax: _tornado_picture(table, f"{model} on {on}", ax))
 
 
 def _options(section: str, options: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
-    from hardware.paths import nearest
+    from ridgeline.space_file import check_keys
 
-    for name in options:
-        if name not in known:
-            raise ValueError(f"{section}.{name}: unknown{nearest(name, known)} (known: {', '.join(known)})")
+    check_keys(f"{section}.", options, known)
     for name, value in options.items():
         whole = name in ("count", "seed", "chunk", "keep", "budget")
         if whole and (isinstance(value, bool) or not isinstance(value, int)):
             raise ValueError(f"{section}.{name}: {value!r}; expected a whole number")
+        if name == "method" and not isinstance(value, str):
+            raise ValueError(f"{section}.method: {value!r}; expected text")
+        if name == "resolution" and (isinstance(value, bool) or not isinstance(value, int | float)):
+            raise ValueError(f"{section}.resolution: {value!r}; expected a number in [0, 1)")
     return options
 
 
@@ -177,6 +180,12 @@ def _print_sweep(result: Any, parameters: list[str]) -> None:
         typer.echo(f"  {count:,} without an answer: {words}")
     typer.echo("best by " + (result.minimise or result.maximise)[0])
     _print_designs(result.best.head(5), parameters)
+    _print_notes(result.notes)
+
+
+def _print_notes(notes: tuple[str, ...]) -> None:
+    for note in notes:
+        typer.echo(f"note: {note}")
 
 
 def _print_elasticities(table: Any, title: str) -> None:
@@ -188,7 +197,7 @@ def _print_elasticities(table: Any, title: str) -> None:
         shown.add_column(name, justify="left" if name in ("metric", "parameter") else "right")
     for _, row in table.iterrows():
         value = row["elasticity"]
-        span = f"{row['low']:+.3f} .. {row['high']:+.3f}"
+        span = f"{row['low']:+.3f} .. {row['high']:+.3f}" if row["value"] == row["value"] else ""
         shown.add_row(row["metric"], row["parameter"], _number(row["value"]), f"{value:+.3f}", span)
     Console().print(shown)
 
@@ -202,6 +211,19 @@ def _front_picture(result: Any, ax: Any) -> None:
     else:
         columns = [c for c in result.best if c not in (*names, "index", "reason")][:8]
         parallel_plot(result.best, [*columns, names[0]], colour=names[0], ax=ax)
+        ax.set_title(result.name)
+
+
+def _convergence_picture(found: Any, ax: Any) -> None:
+    from explore.plots import convergence_plot
+
+    convergence_plot({found.method: found}, ax=ax)
+
+
+def _tornado_picture(table: Any, title: str, ax: Any) -> None:
+    from explore.plots import tornado_plot
+
+    tornado_plot(table, title=title, ax=ax)
 
 
 def _save(path: Path, draw: Any) -> None:

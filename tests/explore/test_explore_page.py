@@ -83,10 +83,20 @@ def test_sweep_writes_a_result_that_opens_again(space, tmp_path, capsys):
     assert "feasible" in out
 
 
-def test_search_prints_designs(space, capsys):
-    code, out, _ = run(["search", space, "--method", "random", "--budget", "200", "--json"], capsys)
+def test_search_prints_designs_and_what_binds(space, tmp_path, capsys):
+    picture = tmp_path / "convergence.png"
+    code, out, _ = run(["search", space, "--method", "sobol", "--budget", "600", "--plot", picture], capsys)
     assert code == 0
-    assert json.loads(out)["designs"][0]["m"] <= 10
+    assert "m >= 1, its range" in out.replace("\n", " ")
+    assert "note: bounds: peak rates" in out
+    assert picture.stat().st_size > 2000
+
+
+def test_a_problem_of_unlike_chips_says_so(space):
+    text = space.read_text().replace('"a100_sxm", ', '"tpu_v5e", ').replace('"roofline"', '"tiles"')
+    space.write_text(text.replace("points = 12", "points = 2"))
+    problem, _, _ = read_space(space)
+    assert "tpu_v5e: no GPU, so bounds, which look faster" in problem.notes[0]
 
 
 def test_elasticity_of_a_model(capsys):
@@ -97,6 +107,7 @@ def test_elasticity_of_a_model(capsys):
     rows = {row["parameter"]: row for row in json.loads(out)["elasticities"]}
     assert code == 0
     assert -1.0 <= rows["memory bandwidth"]["elasticity"] < -0.5
+    assert abs(rows["everything else"]["elasticity"]) < 1e-6
     assert rows["memory bandwidth"]["low"] <= rows["memory bandwidth"]["elasticity"] <= rows["memory bandwidth"]["high"]
 
 
@@ -105,7 +116,7 @@ def test_elasticity_of_a_model(capsys):
     [
         ('path = "op.m"', 'path = "op.mm"', "no 'mm'"),
         ('"time_s"', '"tim_s"', "did you mean 'time_s'"),
-        ('kind = "kernel"', 'kind = "kernle"', "expected model, kernel or design"),
+        ('kind = "kernel"', 'kind = "kernle"', "did you mean 'kernel'"),
         ("[objective]", "[objektive]", "did you mean 'objective'"),
         ("low = 1", 'low = "1 GB/s"', "low"),
         ("high = 4096", "high = 0", "exceeds"),
@@ -114,6 +125,26 @@ def test_elasticity_of_a_model(capsys):
         ('"h100_sxm"]', '"h100_smx"]', "h100_sxm"),
         ("op = {", "op = { q = 1,", "unknown"),
         ("[parameters.m]", "[parameters.m", "no TOML file"),
+        ('"roofline"', "3", "objective.estimator: 3; expected text"),
+        ('"roofline"', '"rofline"', "objective.estimator: unknown 'rofline'; did you mean 'roofline'"),
+        ("[objective]", "[objective]\nstack = []", "objective.stack"),
+        ("[objective]", "[objective]\nerrors = 1", "objective.errors: 1; expected true or false"),
+        ("[objective]", "[objective]\nrobust = 2.0", "objective.robust: 2.0"),
+        ("[objective]", "[objective]\nrobust = 0.9", "objective.robust: robust: the objective carries no errors"),
+        ('chip = "h100_sxm"', "chip = 3", "fixed.chip: 3"),
+        ("n = 64", 'n = "many"', "fixed.op.n: 'many'; expected a number"),
+        ("n = 64", 'n = 64, dtype = "bf61"', "fixed.op.dtype: unknown dtype 'bf61'"),
+        ("n = 64", "n = 64, dtype = 16", "fixed.op.dtype"),
+        ("low = 1", "low = 1" + 400 * "0", "parameters.m: low: a whole number of 401 digits"),
+        ("points = 12", "points = 1_000_000_000_000", "parameters.m: points"),
+        ("points = 12", 'points = "12"', "parameters.m: integer: points '12'"),
+        ("points = 12", "points = 12\nwhen = 3", "parameters.m: when"),
+        ('"h100_sxm"]', "[]]", "parameters.chip.options"),
+        ('"h100_sxm"]', "7]", "parameters.chip.options: 7; expected a chip"),
+        ('path = "op.m"', 'path = "op.m"\noptions = ["a", "b"]', "parameter 'm': str 'a' for 'op.m'; expected numbers"),
+        ("[objective]", "name = 3\n[objective]", "name: 3; expected text"),
+        ("[constraints]", "[sweep]\nresolution = []\n[constraints]", "sweep.resolution"),
+        ("[constraints]", "[sweep]\nmethod = 1\n[constraints]", "sweep.method: 1; expected text"),
     ],
 )
 def test_bad_space_files_are_one_line(space, old, new, message, capsys):

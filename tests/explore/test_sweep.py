@@ -15,6 +15,7 @@ import pytest
 
 import explore.sweep_folder
 from explore import Problem, Space, categorical, constraint, integer, load_sweep, logarithmic, sweep
+from explore.plots import pareto_plot
 
 SPACE = Space(
     {
@@ -103,6 +104,15 @@ def test_an_interrupt_leaves_a_valid_part_and_resumes(tmp_path):
     done = sweep(problem(), chunk=64, folder=tmp_path / "run")
     assert done.complete
     same_front(done, whole)
+
+
+def test_an_interrupt_before_anything_is_known_says_so():
+    class Stopping(ThreadPoolExecutor):
+        def submit(self, *arguments, **options):
+            raise KeyboardInterrupt
+
+    with Stopping(1) as pool, pytest.raises(KeyboardInterrupt, match="before the first of 32 chunks"):
+        sweep(problem(), chunk=64, executor=pool)
 
 
 SCRIPT = """
@@ -199,6 +209,13 @@ def test_nan_everywhere_says_so():
 def test_constraints_have_a_form(text):
     with pytest.raises(ValueError, match="expected"):
         constraint("area", text)
+
+
+def test_a_front_tells_its_options_apart():
+    result = sweep(problem())
+    ax = pareto_plot(result)
+    assert {text.get_text() for text in ax.get_legend().get_texts()} == set(result.front["kind"])
+    assert ax.get_title(loc="left") + ax.get_title() == "toy"
 
 
 def test_points_in_the_chunks_of_two_dask_workers_one_of_which_dies(tmp_path):
