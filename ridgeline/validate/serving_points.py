@@ -22,7 +22,7 @@ from ridgeline.validate.serving_deployments import (
     served,
     spread_of,
 )
-from serving.closed_form_law import closed_form_law
+from serving.closed_form_law import Knots, closed_form_law
 from serving.closed_loop import closed_loop
 from serving.engines import KnownEngine, engines
 from serving.kv_capacity import kv_capacity_tokens
@@ -33,6 +33,8 @@ from tiles import tile_estimator
 Frame = Any
 NEEDED = ("model_path", "system", "backend", "prec", "mode", "isl", "osl", "concurrency", "tp_size",
           "silicon_ttft_ms", "silicon_tpot_ms", "clean")  # fmt: skip
+#: Tokens of an iteration and sequences per data-parallel rank up to which laws have knots.
+MOST_TOKENS, MOST_SEQUENCES = 16384, 1024
 
 
 def read_points(path: Path) -> pd.DataFrame:
@@ -100,7 +102,11 @@ class Laws:
         if key not in self._laws:
             try:
                 estimator = tile_estimator(what.stack)
-                law = closed_form_law(what.model, what.chip, parallelism, estimator, kv_dtype=what.kv_dtype)
+                ranks = int(parallelism.dp)
+                knots = Knots(MOST_TOKENS * ranks, most_sequences=MOST_SEQUENCES * ranks)
+                law = closed_form_law(
+                    what.model, what.chip, parallelism, estimator, kv_dtype=what.kv_dtype, knots=knots
+                )
             except ValueError:
                 self._laws[key] = None
             else:
