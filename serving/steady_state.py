@@ -104,7 +104,8 @@ def _closed(case: Case, policy: Policy, clients: Array, replicas: float) -> Stea
     nothing = 0.0 * mix.iteration_s
     unplanned = 2.0 * xp.clip(clients - 1.0, 0.0, 1.0) * mix.iteration_s if policy.lookahead else nothing
     rate = xp.minimum(inside / mix.stay_s, most)
-    wait = xp.where(crowded, xp.maximum(clients / rate - mix.stay_s - unplanned - backlog, 0.0), 0.0)
+    held = crowded | (inside / mix.stay_s > most)
+    wait = xp.where(held, xp.maximum(clients / rate - mix.stay_s - unplanned - backlog, 0.0), 0.0)
     deviation = xp.sqrt(xp.maximum(mix.iteration_square / mix.iteration_s**2 - 1.0, 1e-12))
     crowd = xp.minimum(mix.prefilling * m.prompt / mix.budget, 1.0)
     parts = Parts(
