@@ -23,7 +23,8 @@ MOST_GAIN = 0.9
 
 class Line(NamedTuple):
     """What the number present depends on besides the case, [...]: the stay of one alone, its slope in the number present,
-    the capacity, residents that slots and memory hold, the stay at capacity, the load, variabilities, replicas that share one line, how prompts come."""
+    the capacity, residents that slots and memory hold, the stay at capacity, the load, variabilities, replicas that share
+    one line, how prompts come."""
 
     alone_s: Array
     slope_s: Array
