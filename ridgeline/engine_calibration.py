@@ -15,7 +15,7 @@ import numpy as np
 
 from ridgeline.validate.report import track
 from ridgeline.validate.serving_deployments import model_name
-from ridgeline.validate.serving_points import Laws, Load, read_points
+from ridgeline.validate.serving_points import MEASURED, Laws, Load, read_points
 from serving.engine_fit import UNITS, FitPoint, fit_overheads, left_out_errors, linearise, overheads_of
 from serving.engines import KnownEngine, load_engine
 
@@ -45,7 +45,7 @@ def calibrate_engines(path: Path, *, only: str = "", progress: Callable[[str], N
     """Fit every engine that has clean points in the table at `path`, or `only` the one of that name. `ValueError` if there
     are none."""
     table: Any = read_points(path)
-    clean = table[table["clean"].astype(bool)].drop_duplicates(SAME_BENCHMARK)
+    clean = table[table["clean"] & (table[list(MEASURED)] > 0.0).all(axis=1)].drop_duplicates(SAME_BENCHMARK)
     laws = Laws()
     loads: dict[int, Load] = {}
     for index, row in track(clean.iterrows(), "phase laws"):

@@ -15,7 +15,7 @@ import workloads
 from hardware import Accelerator
 from serving import Deployment, KnownEngine, PhaseLaw, Requests, Served, read_requests, replay
 
-from serving import closed_form_law, kv_capacity_tokens, load_engine  # isort: skip
+from serving import Lengths, closed_form_law, kv_capacity_tokens, load_engine, steady_state  # isort: skip
 from serving.closed_form_law import Knots
 from serving.engine import ROUTERS
 from tiles import tile_estimator
@@ -25,6 +25,8 @@ from workloads.quantisation import uniform
 
 #: Requests of one simulation.
 MOST_REQUESTS = 10**8
+#: 90 % of a normal distribution lies within this many standard deviations.
+NORMAL_90 = 1.6449
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +48,19 @@ class Simulation:
     def devices(self) -> int:
         """Devices of all replicas."""
         return int(self.parallelism.devices) * self.deployment.replicas
+
+    def intervals(self) -> dict[str, tuple[float, float]]:
+        """90 % intervals of the means (`ttft_s`, `tpot_s`, `e2e_s`): how far measured benchmarks lay from this engine's
+        predictions where they had no part in its fit. Empty where the engine was never measured."""
+        names = ("ttft", "tpot")
+        first, each = (self.engine.deviation_of(name, self.chip.name, self.model.name) for name in names)
+        if not (first == first and each == each) or self.served.refused.all():
+            return {}
+        mean = {name: float(np.nanmean(getattr(self.served, name))) for name in ("ttft_s", "tpot_s", "e2e_s")}
+        share = mean["ttft_s"] / mean["e2e_s"]
+        deviation = {"ttft_s": first, "tpot_s": each, "e2e_s": share * first + (1.0 - share) * each}
+        spread = {name: float(np.exp(NORMAL_90 * value)) for name, value in deviation.items()}
+        return {name: (mean[name] / by, mean[name] * by) for name, by in spread.items()}
 
 
 def simulate(
@@ -120,7 +135,8 @@ def simulate(
     served = replay(load, law, own, deployment, concurrency=concurrency)
     return Simulation(
         model=described, chip=chip, parallelism=parallelism, deployment=deployment, engine=known, law=law,
-        kv_tokens=kv_tokens, served=served, load=_described(trace, rate_per_s, concurrency), notes=_notes(known, served, trace),
+        kv_tokens=kv_tokens, served=served, load=_described(trace, rate_per_s, concurrency),
+        notes=(*_notes(known, served, trace), *_limits(known, described, chip, law, own, deployment, load, concurrency)),
     )  # fmt: skip
 
 
@@ -170,6 +186,29 @@ def _described(trace: str | Path | None, rate_per_s: float | None, concurrency: 
     if trace is not None:
         return f"trace {Path(trace).name}"
     return f"{rate_per_s:g} requests/s" if rate_per_s is not None else f"{concurrency} in flight"
+
+
+def _limits(known, model, chip, law, engine, deployment, load: Requests, concurrency: int) -> list[str]:
+    """What the answer does not hold for: loads without a steady state, chips and models without measurements."""
+    notes = []
+    if known.seen and f"{chip.name}/{model.name}" not in known.seen:
+        notes.append(
+            f"engine {known.name} was not measured with {model.name} on {chip.name}: intervals are those of models and "
+            "chips left out of its fit"
+        )
+    if not known.deviation:
+        notes.append(f"engine {known.name} was never measured: no intervals")
+    span_s = float(load.arrival_s[-1] - load.arrival_s[0])
+    if concurrency == 0 and span_s > 0.0:
+        rate = (len(load) - 1) / span_s
+        # a few requests tell little about their rate
+        state = steady_state(law, engine, Lengths.of_requests(load), rate_per_s=rate, deployment=deployment)
+        if not bool(state.stable) and len(load) >= 10:
+            notes.append(
+                f"unstable: {rate:.4g} requests/s arrive and at most {float(state.most_per_s):.4g} can be served; waits grow "
+                "with the number of requests sent"
+            )
+    return notes
 
 
 def _notes(known: KnownEngine, served: Served, trace: str | Path | None) -> tuple[str, ...]:

@@ -91,14 +91,16 @@ def closed_form_law(
     of_prompts, of_decoding = _names(prompt) - common - set(HEAD), _names(decoding) - common - set(HEAD)
     head_groups = groups(Batch.decode_of(sequences, 1.0), set(HEAD))
     chunk, prefix = np.meshgrid(tokens, context, indexing="ij")
-    positions = np.maximum(prefix - 0.5 * chunk, 0.0)
-    prefill = groups(Batch.prefill_of(1.0, chunk, positions), of_prompts)
+    ranks = float(parallelism.dp)
+    own = np.maximum(chunk / ranks, 1.0)  # every rank has prompts of its own
+    positions = np.maximum(prefix - 0.5 * own, 0.0)
+    prefill = groups(Batch.prefill_of(ranks, own, positions), of_prompts)
     number, length = np.meshgrid(sequences, np.maximum(context, 1.0), indexing="ij")
     decode = groups(Batch.decode_of(number, length), of_decoding)
     decode_s = _sum(decode, of_decoding, number.shape)
     prefill_s = _sum(prefill, of_prompts, chunk.shape)
     # A token that attends to less than half its chunk belongs to several prompts in one pass: work in proportion.
-    least = np.minimum(prefix / (0.5 * chunk), 1.0)
+    least = np.minimum(prefix / (0.5 * own), 1.0)
     prefill_s = prefill_s * (0.2 + 0.8 * least)
     return PhaseLaw(
         as_tables(Tables(

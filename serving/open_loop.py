@@ -9,7 +9,7 @@ from typing import NamedTuple
 from serving.implicit_root import increasing_root
 from serving.iteration_mix import Mix, length_points
 from serving.limits import Case
-from serving.policy import Policy, beyond_backlog, capacity
+from serving.policy import Capacity, Policy, beyond_backlog, capacity
 from serving.prompt_arrivals import PromptArrivals
 from serving.steady_result import Bound, Parts, SteadyState, answer
 from serving.waiting import budget_backlog, capacity_wait, limiting, waiting_share
@@ -23,11 +23,13 @@ MOST_GAIN = 0.9
 
 class Line(NamedTuple):
     """What the number present depends on besides the case, [...]: the stay of one alone, its slope in the number present,
-    the capacity and the stay there, the load, variabilities, replicas that share one line, how prompts come."""
+    the capacity, residents that slots and memory hold, the stay at capacity, the load, variabilities, replicas that share
+    one line, how prompts come."""
 
     alone_s: Array
     slope_s: Array
     capacity: Array
+    room: Array
     full_s: Array
     load: Array
     variation: Array
@@ -54,17 +56,20 @@ def open_loop(
     ends = policy.mix(case, others, closed=True, arrivals=PromptArrivals(repeats=repeats))
     full, alone = (Mix(*(xp.broadcast_to(x, ends.tpot_s.shape)[i] for x in ends)) for i in (0, 1))
     most = inside / full.stay_s
+    if policy.batching != "mixed":  # prompts alone keep it busy, however short their stay
+        most = xp.minimum(most, full.budget / m.prompt / full.full_s)
     stable = rate < most
     served = xp.minimum(rate, most * MOST_LOAD)
-    steps = xp.maximum(m.steps, 1e-9)
-    variation = 0.5 * (burstiness + xp.minimum(m.steps_square / steps**2 - 1.0, 10.0))
+    # of the stay, whose first step is the prompt's
+    scatter = xp.maximum(m.steps_square - m.steps**2, 0.0) / (m.steps + 1.0) ** 2
+    variation = 0.5 * (burstiness + xp.minimum(scatter, 10.0))
     slope = xp.maximum((fit.least / most - alone.stay_s) / xp.maximum(fit.least - 1.0, 1.0), 0.0)
     bare = alone.tpot_s if policy.batching == "mixed" else 0.0
     prompt_s = xp.maximum(alone.full_s - bare, 0.0) / alone.budget * m.prompt
     arrivals = PromptArrivals(burstiness, xp.minimum(served * prompt_s, MOST_GAIN), prompt_s, served, fit.preemptions)
     line = Line(
-        alone.stay_s, slope, fit.least, fit.least / most, served / most, variation, burstiness, pooled, arrivals
-    )
+        alone.stay_s, slope, fit.least, _room(fit), fit.least / most, served / most, variation, burstiness, pooled, arrivals
+    )  # fmt: skip
 
     def excess(residents, theta):
         inner, arriving, line = theta
@@ -114,13 +119,20 @@ def _present(policy: Policy, case: Case, residents: Array, line: Line) -> tuple[
     taken = xp.minimum(residents / line.capacity, 1.0)
     dispersion = line.dispersion(residents)
     waiting = waiting_share(
-        residents * line.pooled, dispersion, line.capacity * line.pooled, line.load, line.variation, line.burstiness
+        residents * line.pooled, dispersion, line.room * line.pooled, line.load, line.variation, line.burstiness
     )  # fmt: skip
     free = line.arrivals._replace(
         gain=line.arrivals.gain * (1.0 - taken**4), repeats=1.0 + line.arrivals.repeats * waiting
     )
     damped = 1.0 + (dispersion - 1.0) * (1.0 - taken)
     return policy.mix(case, residents, closed=False, dispersion=damped, arrivals=free), waiting
+
+
+def _room(fit: Capacity) -> Array:
+    """Residents there is room for: who only waits for the token budget is inside, and waits in its backlog."""
+    xp = namespace(fit)
+    held = xp.minimum(fit.slots, fit.memory)
+    return xp.where(fit.budget < held, held, fit.least)
 
 
 def _empty(present: Array, dispersion: Array) -> Array:

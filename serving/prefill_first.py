@@ -69,7 +69,15 @@ def prefill_first(
     batch = xp.sum(seconds[:2] * w[:2], axis=0)
     own = xp.sum(seconds[2:4] * w[2:4], axis=0)
     cycle = alone + passes * batch
-    tpot = cycle + arrivals.extra_s(case) + (arrivals.repeats - 1.0) * own / xp.maximum(steps, 1.0)
+    sooner = 0.0 * cycle
+    if closed:
+        # Requests come together, at the end of a decode iteration: the own pass waits for half of the others', and the first
+        # step for the other half. Without steps they come one pass after the other, and wait for all.
+        others_s = xp.maximum(passes - 1.0, 0.0) * batch
+        sooner = passes * batch - 0.5 * others_s
+        own = own + (1.0 - 0.5 * xp.minimum(steps, 1.0)) * others_s
+    tpot = cycle - sooner / xp.maximum(steps, 1.0)
+    tpot = tpot + arrivals.extra_s(case) + (arrivals.repeats - 1.0) * own / xp.maximum(steps, 1.0)
     count = 1.0 + passes
     squares = (alone * alone + passes * xp.sum(seconds[:2] ** 2 * w[:2], axis=0)) / count
     return Mix(

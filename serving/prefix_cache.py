@@ -24,6 +24,7 @@ import numba
 import numpy as np
 import pandas as pd
 
+from composition.argument_checks import check_number
 from serving.implicit_root import increasing_root
 from workloads.numeric import Array, namespace
 
@@ -55,18 +56,21 @@ class BlockTrace:
 
     def cached_tokens(self, capacity_tokens: float) -> np.ndarray:
         """Prompt tokens found by a cache of `capacity_tokens`, [requests], for `Requests.of(..., cached_tokens=...)`."""
+        check_number("capacity_tokens", capacity_tokens, least=0.0)
         found = run_distances(self) < capacity_tokens / self.block_tokens
         hits = np.add.reduceat(np.append(found, False).astype(np.int64), self.start[:-1]) * (np.diff(self.start) > 0)
         return np.minimum(hits * self.block_tokens, self.input_tokens)
 
     def hit_rate(self, capacity_tokens: Array) -> np.ndarray:
         """Share of block references found by a cache of `capacity_tokens` [...], exactly."""
+        check_number("capacity_tokens", capacity_tokens, least=0.0)
         distances = np.sort(run_distances(self))
         blocks = np.asarray(capacity_tokens, dtype=float) / self.block_tokens
         return np.searchsorted(distances, blocks, side="left") / len(distances)
 
     def che_hit_rate(self, capacity_tokens: Array) -> np.ndarray:
         """The same by Che's approximation from the trace's own gaps between references to a block."""
+        check_number("capacity_tokens", capacity_tokens, least=0.0)
         gaps = np.sort(reference_gaps(self))
         gaps = gaps[np.isfinite(gaps)]
         total = len(self.blocks)
@@ -106,8 +110,14 @@ def reference_gaps(trace: BlockTrace) -> np.ndarray:
 
 def che_hit_rate(rates: Array, capacity: Array) -> Array:
     """Hit rate of an LRU cache of `capacity` items [...] under independent references with `rates` [items]: Che's
-    approximation, differentiable in both. 1 where everything fits."""
+    approximation, differentiable in both. 1 where everything fits, 0 where nothing does. `ValueError` for negative numbers."""
+    check_number("rates", rates, least=0.0)
+    check_number("capacity", capacity, least=0.0)
+    if np.ndim(rates) != 1 or not np.size(rates):
+        raise ValueError(f"rates: shape {np.shape(rates)}; expected [items], at least one of them")
     xp = namespace(rates, capacity)
+    if xp is np and not np.sum(rates) > 0.0:
+        raise ValueError("rates: all are 0; expected at least one above 0")
     rates = xp.asarray(rates) * 1.0 / xp.sum(xp.asarray(rates))
     capacity = xp.asarray(capacity) * 1.0
 
@@ -118,7 +128,7 @@ def che_hit_rate(rates: Array, capacity: Array) -> Array:
     low, high = xp.log(xp.maximum(capacity, 1e-9)) - 1.0, xp.zeros(capacity.shape) + 60.0
     time = xp.exp(increasing_root(excess, low, high, (rates, capacity)))
     hit = xp.sum(rates * -xp.expm1(-rates * time[..., None]), axis=-1)
-    return xp.where(capacity >= rates.shape[-1], 1.0, hit)
+    return xp.where(capacity >= rates.shape[-1], 1.0, xp.where(capacity > 0.0, hit, 0.0))
 
 
 @numba.njit(cache=True)

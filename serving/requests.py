@@ -16,8 +16,8 @@ COLUMNS = {
 }
 
 
-#: Seconds beyond which double precision no longer resolves microseconds.
-LATEST_S = 1e9
+#: Seconds beyond which double precision no longer resolves microseconds, and tokens of one request.
+LATEST_S, MOST_TOKENS = 1e9, 1e12
 
 
 @dataclass(frozen=True)
@@ -48,11 +48,13 @@ class Requests:
             ("arrival_s", arrival, 0.0), ("input_tokens", prompt, 1.0), ("output_tokens", output, 1.0),
             ("cached_tokens", cached, 0.0),
         ):  # fmt: skip
-            bad = ~(np.isfinite(values) & (values >= least))
+            most = np.inf if name == "arrival_s" else MOST_TOKENS
+            bad = ~(np.isfinite(values) & (values >= least) & (values <= most))
             if bad.any():
                 first = int(np.argmax(bad))
+                upper = "" if values[first] <= most or not np.isfinite(values[first]) else f" and at most {most:g}"
                 raise ValueError(
-                    f"requests[{first}].{name}: {values[first]}; expected a number of at least {least:g} "
+                    f"requests[{first}].{name}: {values[first]}; expected a number of at least {least:g}{upper} "
                     f"({int(bad.sum())} of {len(values)} requests)"
                 )
         if arrival.max() > LATEST_S:

@@ -13,6 +13,9 @@ Excludes: trees of proposals, acceptance that differs among requests, the draft'
 
 from dataclasses import replace
 
+import numpy as np
+
+from composition.argument_checks import check_number
 from serving.lengths import Lengths
 from serving.phase_law import PhaseLaw, iteration_time, part_time
 from workloads.numeric import Array, namespace
@@ -20,10 +23,10 @@ from workloads.numeric import Array, namespace
 
 def tokens_per_step(acceptance: Array, draft_tokens: Array) -> Array:
     """Mean output tokens of one step, [...] from 1 (nothing accepted) to k + 1."""
+    check_number("acceptance", acceptance, least=0.0, most=1.0)
+    check_number("draft_tokens", draft_tokens, least=0.0)
     xp = namespace(acceptance, draft_tokens)
-    a = xp.asarray(acceptance) * 1.0
-    if xp.__name__ == "numpy" and not bool(((a >= 0.0) & (a <= 1.0)).all()):
-        raise ValueError(f"acceptance: {acceptance!r}; expected a probability in [0, 1]")
+    a, draft_tokens = xp.asarray(acceptance) * 1.0, xp.asarray(draft_tokens) * 1.0
     sure = a > 1.0 - 1e-9
     safe = xp.where(sure, 0.5, a)
     return xp.where(sure, draft_tokens + 1.0, (1.0 - safe ** (draft_tokens + 1.0)) / (1.0 - safe))
@@ -34,6 +37,10 @@ def speculative_law(
 ) -> PhaseLaw:
     """Law of steps that verify `draft_tokens` proposals. The draft is a law of its own (a small model on the same
     chips), or takes `draft_share` of a plain decode iteration per proposal (heads, n-gram look-up: about 0)."""
+    check_number("draft_tokens", draft_tokens, least=0.0)
+    check_number("draft_share", draft_share, least=0.0)
+    if np.ndim(draft_tokens) or np.ndim(draft_share):
+        raise ValueError("draft_tokens, draft_share: expected one number each (a law is that of one deployment)")
     t = law.tables
     xp = namespace(law, draft_tokens, draft, draft_share)
     n, context = xp.asarray(t.decode_sequences)[:, None], xp.asarray(t.decode_context)[None, :]

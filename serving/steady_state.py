@@ -25,8 +25,10 @@ broadcasts over configurations; JAX inputs give gradients by the implicit functi
 
 from typing import Any
 
+import jax
 import numpy as np
 
+from composition.argument_checks import check_number
 from serving.engine import Engine
 from serving.lengths import Lengths, moments
 from serving.limits import Case, Limits, case_of
@@ -57,9 +59,9 @@ def steady_state(
     policies. Arrays broadcast to [...]."""
     if (rate_per_s is None) == (concurrency is None):
         raise ValueError("load: expected exactly one of rate_per_s and concurrency")
-    offered: Any = rate_per_s if concurrency is None else concurrency
-    if namespace(offered) is np and not np.all(np.asarray(offered) > 0.0):
-        raise ValueError(f"{'concurrency' if rate_per_s is None else 'rate_per_s'}: {offered!r}; expected more than 0")
+    name = "concurrency" if rate_per_s is None else "rate_per_s"
+    offered = _numbers(name, rate_per_s if concurrency is None else concurrency, above=True)
+    burstiness = _numbers("burstiness", burstiness, above=False)
     case = case_of(law, Limits.of(engine) if limits is None else limits, moments(lengths))
     policy = Policy(
         engine.batching, engine.chunked, engine.lookahead, deployment.replicas if deployment.lockstep else 1
@@ -67,11 +69,20 @@ def steady_state(
     replicas = float(deployment.replicas)
     if engine.batching == "static":
         spread = burstiness if deployment.router == "round_robin" else burstiness * replicas
-        return static_batches(case, lengths, rate_per_s, concurrency, spread, replicas)
+        rate, clients = (None, offered) if rate_per_s is None else (offered, None)
+        return static_batches(case, lengths, rate, clients, spread, replicas)
     if concurrency is not None:
-        return _closed(case, policy, concurrency / replicas, replicas)
+        return _closed(case, policy, offered / replicas, replicas)
     pooled = replicas if deployment.router == "least_loaded" and not deployment.lockstep else 1.0
     return open_loop(case, policy, offered / replicas, burstiness / replicas, replicas, pooled)
+
+
+def _numbers(name: str, value: Any, *, above: bool) -> Any:
+    """A number or an array of numbers of at least 0 (`above`: more than 0); plain lists become arrays."""
+    if isinstance(value, jax.Array):
+        return value
+    check_number(name, value, least=0.0, above=above)
+    return np.asarray(value, dtype=float) * 1.0
 
 
 def _closed(case: Case, policy: Policy, clients: Array, replicas: float) -> SteadyState:
@@ -93,7 +104,8 @@ def _closed(case: Case, policy: Policy, clients: Array, replicas: float) -> Stea
     nothing = 0.0 * mix.iteration_s
     unplanned = 2.0 * xp.clip(clients - 1.0, 0.0, 1.0) * mix.iteration_s if policy.lookahead else nothing
     rate = xp.minimum(inside / mix.stay_s, most)
-    wait = xp.where(crowded, xp.maximum(clients / rate - mix.stay_s - unplanned - backlog, 0.0), 0.0)
+    held = crowded | (inside / mix.stay_s > most)
+    wait = xp.where(held, xp.maximum(clients / rate - mix.stay_s - unplanned - backlog, 0.0), 0.0)
     deviation = xp.sqrt(xp.maximum(mix.iteration_square / mix.iteration_s**2 - 1.0, 1e-12))
     crowd = xp.minimum(mix.prefilling * m.prompt / mix.budget, 1.0)
     parts = Parts(

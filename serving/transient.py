@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from composition.argument_checks import check_number
 from serving.engine import Engine
 from serving.lengths import Lengths, Moments, moments
 from serving.limits import Case, Limits, iteration
@@ -122,10 +123,23 @@ def transient(
         raise ValueError("engine.batching: 'static' has no fluid course; expected mixed or prefill_first")
     if (rate_per_s is None) == (concurrency is None):
         raise ValueError("load: expected exactly one of rate_per_s and concurrency")
+    check_number("duration_s", duration_s, least=0.0, above=True)
+    check_number("times", times, least=2)
+    check_number("stages", stages, least=1)
+    if concurrency is not None:
+        check_number("concurrency", concurrency, least=0.0, above=True)
+    if not requests >= 1:
+        raise ValueError(f"requests: {requests!r}; expected at least 1")
+    if rate_per_s is not None:
+        check_number("rate_per_s", rate_per_s, least=0.0)
+    if rate_edges_s is not None:
+        check_number("rate_edges_s", rate_edges_s)
     rates = np.atleast_1d(np.asarray(0.0 if rate_per_s is None else rate_per_s, dtype=float))
     edges = np.array([0.0, duration_s]) if rate_edges_s is None else np.asarray(rate_edges_s, dtype=float)
-    if not np.all(rates >= 0.0) or len(edges) != len(rates) + 1 or not np.all(np.diff(edges) > 0.0):
-        raise ValueError("rate_per_s: expected rates of at least 0 between ascending edges, one more edge than rates")
+    if rates.ndim != 1 or edges.ndim != 1 or len(edges) != len(rates) + 1 or not np.all(np.diff(edges) > 0.0):
+        raise ValueError(
+            f"rate_edges_s: shape {edges.shape}; expected ascending edges, one more than the rates {rates.shape}"
+        )
     if lengths.steps.ndim != 1:
         raise ValueError("lengths: expected one distribution [classes], not several")
     few = condensed(lengths)

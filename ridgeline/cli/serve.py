@@ -93,6 +93,7 @@ def as_json(found: Any) -> dict[str, Any]:
         "iterations": served.iterations,
         "output_tokens_per_s": None if served.makespan_s <= 0 else served.output_tokens_per_s,
         "metrics": summary,
+        "mean_90_interval": {name: list(bounds) for name, bounds in found.intervals().items()},
         "notes": list(found.notes),
     }
 
@@ -107,9 +108,13 @@ def _print(found: Any, console: Any) -> None:
     names = ("mean", "p50", "p90", "p99")
     for name in names:
         table.add_column(name, justify="right")
+    bounds = found.intervals()
+    if bounds:
+        table.add_column("90 % interval of the mean", justify="right")
     labels = {"ttft_s": "first token", "tpot_s": "each further token", "e2e_s": "whole request"}
     for metric, row in served.summary().iterrows():
-        table.add_row(labels[str(metric)], *(_seconds(row[name]) for name in names))
+        interval = [" to ".join(_seconds(value) for value in bounds[str(metric)])] if bounds else []
+        table.add_row(labels[str(metric)], *(_seconds(row[name]) for name in names), *interval)
     console.print(table)
     busy = served.busy_s / (served.makespan_s * found.deployment.replicas) if served.makespan_s > 0 else float("nan")
     console.print(

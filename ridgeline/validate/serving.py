@@ -37,8 +37,9 @@ def validate(data: Path, *, split: str = "none", calibration: str = "engine") ->
     if (folder / POINTS).is_file():
         rows: Frame = serving_points.read_points(folder / POINTS)
         frames.append(_points(rows, calibrated, folder / POINTS, split))
-        clean = int(rows["clean"].astype(bool).sum())
+        clean = int(rows["clean"].sum())
         messages.append(f"{len(rows)} points of {POINTS}, {clean} of them clean ('mode' agg-clean)")
+        messages += serving_points.unusable(rows)
     found = serving_runs.read_runs(folder)
     if found is not None:
         runs, requests, tables = found
@@ -69,7 +70,7 @@ def _points(rows: Frame, calibrated: bool, path: Path, split: str) -> Frame:
             pd.DataFrame(
                 {
                     "metric": metric,
-                    "mode": np.where(rows["clean"].astype(bool), "agg-clean", rows["mode"].astype(str)),
+                    "mode": np.where(rows["clean"], "agg-clean", rows["mode"].astype(str)),
                     "engine": rows["backend"].astype(str),
                     "system": rows["system"].astype(str),
                     "model": rows["model_path"].astype(str),

@@ -1,6 +1,7 @@
 """Measured disaggregated deployments: pools of prefill and decode workers, from the columns `prefill_*` and `decode_*`.
 
-Rows without numbers of workers are counted and not answered.
+Rows without numbers of workers are counted and not answered. What was measured did fit: where our estimate of the memory
+says that not even one request does, nothing limits the decode pool.
 """
 
 from typing import Any
@@ -44,12 +45,14 @@ def predict(row: Any, laws: Laws, *, calibrated: bool) -> tuple[float, float]:
         return np.nan, np.nan
     ranks = {kind: int(pool.parallelism.dp) * pool.replicas for kind, pool in pools.items()}
     tp = float(pools["prefill"].parallelism.tp)
+    fit = decode[1] * ranks["decode"] / context if decode[1] >= context else np.inf
     state = disaggregated_loop(
         Disaggregated(
             prefill=prefill[0], prefill_ranks=ranks["prefill"], decode=decode[0], decode_ranks=ranks["decode"],
             transfer_bytes_per_token=cache_bytes_per_token(what), link_bytes_per_s=tp * _link_bytes_per_s(what),
-            layers=float(prefill[0].layers), decode_limit=max(decode[1], context) * ranks["decode"] / context,
+            layers=float(prefill[0].layers), decode_limit=fit,
             overheads=engine.overheads if calibrated else Overheads(),
+            ranks_per_worker=int(pools["prefill"].parallelism.dp), batched_tokens=float(engine.engine.max_batched_tokens),
         ),
         int(row["concurrency"]), 0.9 * float(row["isl"]), 0.9 * float(row["osl"]),
     )  # fmt: skip

@@ -22,7 +22,7 @@ from ridgeline.validate.serving_deployments import (
     served,
     spread_of,
 )
-from serving.closed_form_law import closed_form_law
+from serving.closed_form_law import Knots, closed_form_law
 from serving.closed_loop import closed_loop
 from serving.engines import KnownEngine, engines
 from serving.kv_capacity import kv_capacity_tokens
@@ -31,17 +31,56 @@ from tiles import tile_estimator
 
 #: A pandas frame (its stubs do not know what selecting rows returns).
 Frame = Any
-NEEDED = ("model_path", "system", "backend", "prec", "mode", "isl", "osl", "concurrency", "tp_size",
-          "silicon_ttft_ms", "silicon_tpot_ms", "clean")  # fmt: skip
+TEXTS = ("model_path", "system", "backend", "prec", "mode")
+LOAD, MEASURED = ("isl", "osl", "concurrency"), ("silicon_ttft_ms", "silicon_tpot_ms")
+NEEDED = (*TEXTS, *LOAD, "tp_size", *MEASURED, "clean")
+#: Further columns of numbers, where a table has them; those of pools begin with `prefill_` and `decode_`.
+DEGREES = ("batch_size", "tp_size", "pp_size", "attention_dp_size", "moe_tp_size", "moe_ep_size", "num_workers")
+#: Tokens of an iteration and sequences per data-parallel rank up to which laws have knots.
+MOST_TOKENS, MOST_SEQUENCES = 16384, 1024
 
 
 def read_points(path: Path) -> pd.DataFrame:
-    """The table; `ValueError` naming the columns it lacks."""
-    frame = pd.read_parquet(path)
+    """The table, numbers as float64 (NaN where there is none). `ValueError` naming columns it lacks or that hold
+    something else."""
+    try:
+        frame: Any = pd.read_parquet(path).reset_index(drop=True)
+    except Exception as error:  # Arrow raises many kinds for a damaged file
+        raise ValueError(f"{path}: cannot be read as parquet: {str(error).splitlines()[0]}") from None
     missing = [name for name in NEEDED if name not in frame]
     if missing:
         raise ValueError(f"{path.name}: no column {', '.join(missing)}")
-    return frame.reset_index(drop=True)
+    for name in TEXTS:
+        wrong = [value for value in frame[name].dropna().unique() if not isinstance(value, str)]
+        if wrong:
+            raise ValueError(f"{path.name}: column {name!r} holds {wrong[0]}, expected text")
+    if not set(frame["clean"].dropna().unique()) <= {True, False}:
+        raise ValueError(f"{path.name}: column 'clean' holds {frame['clean'].dtype} values, expected true/false")
+    pools = {f"{pool}{name}" for pool in ("prefill_", "decode_", "") for name in DEGREES}
+    numbers = [name for name in frame if name in {*LOAD, *MEASURED, *pools}]
+    clean = frame["clean"].map(lambda value: value is not None and value == True)  # noqa: E712 (NaN is no True)
+    return frame.assign(**{name: _numbers(frame[name], path) for name in numbers}, clean=clean)
+
+
+def _numbers(column: Any, path: Path) -> np.ndarray:
+    found: Any = pd.to_numeric(column, errors="coerce")
+    values = found.to_numpy(float, na_value=np.nan)
+    wrong = column[np.isnan(values) & column.notna().to_numpy()]
+    if len(wrong) or pd.api.types.is_bool_dtype(column):
+        raise ValueError(f"{path.name}: column {column.name!r} holds {(*wrong, column.dtype)[0]!r}, expected numbers")
+    return np.where(np.isfinite(values), values, np.nan)
+
+
+def unusable(rows: Frame) -> list[str]:
+    """One line per column with values that are no load or no duration: those rows are counted and not answered."""
+    lines = []
+    for names, least in ((LOAD, "at least 1"), (MEASURED, "more than 0")):
+        for name in names:
+            values = rows[name].to_numpy(float)
+            bad = int((~(values >= 1.0 if least == "at least 1" else values > 0.0)).sum())
+            if bad:
+                lines.append(f"{bad} of {len(rows)} points: {name} is no number of {least}; counted, not answered")
+    return lines
 
 
 class Load(NamedTuple):
@@ -100,7 +139,11 @@ class Laws:
         if key not in self._laws:
             try:
                 estimator = tile_estimator(what.stack)
-                law = closed_form_law(what.model, what.chip, parallelism, estimator, kv_dtype=what.kv_dtype)
+                ranks = int(parallelism.dp)
+                knots = Knots(MOST_TOKENS * ranks, most_sequences=MOST_SEQUENCES * ranks)
+                law = closed_form_law(
+                    what.model, what.chip, parallelism, estimator, kv_dtype=what.kv_dtype, knots=knots
+                )
             except ValueError:
                 self._laws[key] = None
             else:

@@ -14,6 +14,7 @@ import pandas as pd
 
 import hardware
 from hardware.accelerator import Accelerator, Link
+from ridgeline.validate.tables import NUMBER, TEXT, read_table
 from roofline.collectives import datasheet_time_s
 from roofline.kernel_time import KernelTime, kernel_time
 from serving.closed_form_law import closed_form_law
@@ -29,6 +30,11 @@ from workloads.operators import Collective, Operator
 #: A pandas frame (its stubs do not know what selecting rows returns).
 Frame = Any
 TABLES = "llmservingsim_kernel_tables_us.parquet"
+#: What a run's record and a request's must hold.
+RUN = {"run": str, "model": str, "tensor_parallel_size": int, "max_num_seqs": int, "max_num_batched_tokens": int}
+REQUESTS = {"run": TEXT} | {
+    name: NUMBER for name in ("queued_s", "input_toks", "output_toks", "ttft_s", "tpot_s", "e2e_s")
+}
 METRICS = {"ttft": "ttft_s", "tpot": "tpot_s", "e2e": "e2e_s"}
 
 
@@ -40,9 +46,23 @@ def read_runs(folder: Path) -> tuple[list[dict[str, Any]], Frame, Frame] | None:
         return None
     try:
         listed = json.loads(runs.read_text())
-    except json.JSONDecodeError as error:
+    except ValueError as error:
         raise ValueError(f"{runs}: not JSON ({error})") from None
-    return listed, pd.read_parquet(requests), pd.read_parquet(tables)
+    if not isinstance(listed, list) or not all(isinstance(run, dict) for run in listed):
+        raise ValueError(f"{runs}: expected a list of runs, each a table")
+    for index, run in enumerate(listed):
+        for name, kind in RUN.items():
+            if not isinstance(run.get(name), kind) or (kind is int and run[name] < 1):
+                expected = "a whole number of at least 1" if kind is int else "text"
+                raise ValueError(f"{runs}: [{index}].{name}: {run.get(name)!r}; expected {expected}")
+    found = read_table(requests, REQUESTS)
+    for name in REQUESTS:
+        if REQUESTS[name] == NUMBER and not np.all(np.isfinite(found[name]) & (found[name] >= 0.0)):
+            raise ValueError(f"{requests.name}: column {name!r} holds numbers that are not finite or below 0")
+    lost = sorted({str(run["run"]) for run in listed} - set(found["run"]))
+    if lost:
+        raise ValueError(f"{requests.name}: no requests of run {lost[0]!r}")
+    return listed, found, pd.read_parquet(tables)
 
 
 def run_law(run: dict[str, Any], tables: Frame) -> PhaseLaw:

@@ -93,6 +93,15 @@ def test_closed_form_law_is_exact_at_knots():
         assert float(iteration_time(law, *arguments)) == pytest.approx(whole, rel=2e-3)
 
 
+def test_data_parallel_ranks_have_prompts_of_their_own():
+    model, chip = workloads.load("llama-3.1-8b"), hardware.load("h100_sxm")
+    p = Parallelism(dp=4)
+    law = closed_form_law(model, chip, p, operator_bound, knots=Knots(1024, 4096, 64))
+    whole = float(phase_time(model.phase(Batch.prefill_of(4.0, 256.0, 0.0), p), chip).total_s)
+    assert float(iteration_time(law, 1024.0, 128.0, 0.0, 0.0, 4.0)) == pytest.approx(whole, rel=2e-3)
+    assert float(iteration_time(law.of_rank(4), 256.0, 128.0, 0.0, 0.0, 1.0)) == pytest.approx(whole, rel=2e-3)
+
+
 def test_closed_form_law_refuses_what_does_not_divide():
     model, chip = workloads.load("llama-3.1-8b"), hardware.load("h100_sxm")
     with pytest.raises(ValueError, match="divide"):

@@ -91,3 +91,15 @@ def test_bad_traces_are_named(tmp_path):
         BlockTrace.of([[], []], [1, 1])
     with pytest.raises(ValueError, match="no such file"):
         read_blocks(tmp_path / "nothing.parquet")
+    for rates, capacity, message in (
+        ([1.0, -1.0], 1.0, "rates: -1"), ([], 1.0, "rates: shape"), ([0.0, 0.0], 1.0, "rates: all are 0"),
+        ([1.0, 2.0], -1.0, "capacity: -1"), ([1.0, 2.0], np.nan, "capacity: nan"), ("ab", 1.0, "rates: 'ab' is not a number"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            che_hit_rate(rates, capacity)
+    with pytest.raises(ValueError, match="capacity_tokens: -1"):
+        BlockTrace.of([[1, 2], [1]], [4, 2], 2).che_hit_rate(-1.0)
+
+
+def test_che_at_its_ends():
+    np.testing.assert_allclose(che_hit_rate([3.0, 1.0], [0.0, 2.0]), [0.0, 1.0])

@@ -27,6 +27,18 @@ def test_more_load_is_never_faster():
     assert heavy.tpot_s.mean() > light.tpot_s.mean()
 
 
+def test_notes_say_what_an_answer_does_not_hold_for():
+    light, heavy = (
+        simulate("llama-3.1-8b", on="h100_sxm", rate_per_s=r, requests=20, input_tokens=512, output_tokens=32)
+        for r in (1.0, 2000.0)
+    )
+    assert not any("unstable" in note for note in light.notes)
+    assert any("unstable" in note for note in heavy.notes)
+    assert any("not measured with llama-3.1-8b on h100_sxm" in note for note in light.notes)
+    for name, (low, high) in light.intervals().items():
+        assert low < getattr(light.served, name).mean() < high
+
+
 def run(arguments, capsys):
     with pytest.raises(SystemExit) as stop:
         main(arguments)
@@ -47,6 +59,8 @@ def test_command_prints_json_and_draws(tmp_path, capsys):
     assert answer["refused"] == 0
     assert answer["load"] == "4 in flight"
     assert answer["parallelism"] == {"tp": 1, "pp": 1, "ep": 1, "dp": 1}
+    low, high = answer["mean_90_interval"]["e2e_s"]
+    assert low < answer["metrics"]["e2e_s"]["mean"] < high
     assert answer["metrics"]["ttft_s"]["p99"] >= answer["metrics"]["ttft_s"]["p50"]
 
 
@@ -61,6 +75,7 @@ def test_command_prints_json_and_draws(tmp_path, capsys):
         (["--rate", "1", "--replicas", "0"], "deployment.replicas"),
         (["--rate", "1", "--input", "0"], "requests[0].input_tokens"),
         (["--rate", "1", "--input", "200000"], "beyond the model's context"),
+        (["--rate", "1", "--input", "1" + 25 * "0"], "requests[0].input_tokens: 1e+25"),
         (["--trace", "nowhere.csv"], "requests: cannot be combined with a trace"),
         (["--rate", "1", "--max-sequences", "0"], "engine.max_sequences"),
         (["--rate", "1", "--replicas", "99999"], "deployment.replicas"),

@@ -72,3 +72,10 @@ def test_it_helps_small_batches_and_hurts_large_ones():
 def test_bad_acceptance_is_named():
     with pytest.raises(ValueError, match="acceptance"):
         tokens_per_step(1.4, 3)
+    with pytest.raises(ValueError, match="draft_tokens: -1"):
+        tokens_per_step([0.5, 0.6], -1)
+    for draft_tokens, share, message in ((-1.0, 0.0, "draft_tokens: -1"), (3.0, -0.1, "draft_share: -0.1"),
+                                         ([1.0, 2.0], 0.0, "one number each")):  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            speculative_law(law(), draft_tokens, draft_share=share)
+    np.testing.assert_allclose(tokens_per_step([0.0, 1.0], 2), [1.0, 3.0])

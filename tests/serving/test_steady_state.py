@@ -159,6 +159,12 @@ def test_bad_loads_are_named():
         steady_state(law(), ENGINE, Lengths.of(10, 10))
     with pytest.raises(ValueError, match="rate_per_s"):
         steady_state(law(), ENGINE, Lengths.of(10, 10), rate_per_s=-1.0)
+    with pytest.raises(ValueError, match="burstiness: -1"):
+        steady_state(law(), ENGINE, Lengths.of(10, 10), rate_per_s=1.0, burstiness=-1.0)
+    with pytest.raises(ValueError, match="rate_per_s: nan"):
+        steady_state(law(), ENGINE, Lengths.of(10, 10), rate_per_s=[1.0, np.nan])
+    listed = steady_state(law(), ENGINE, Lengths.of(10, 10), rate_per_s=[1.0, 2.0], burstiness=[1.0, 2.0])
+    assert listed.ttft_s.shape == (2,)
     with pytest.raises(ValueError, match=r"lengths\.output_tokens"):
         Lengths.of(10, 0)
 

@@ -83,7 +83,15 @@ def test_condensed_classes_keep_the_means():
 def test_bad_courses_are_named():
     with pytest.raises(ValueError, match="exactly one"):
         transient(law(), ENGINE, LENGTHS, duration_s=1.0)
-    with pytest.raises(ValueError, match="rate_per_s"):
-        transient(law(), ENGINE, LENGTHS, duration_s=1.0, rate_per_s=[-1.0])
+    for message, arguments in (
+        ("rate_per_s: -1", {"rate_per_s": [-1.0]}), ("rate_per_s: nan", {"rate_per_s": np.nan}),
+        ("duration_s: -1", {"duration_s": -1.0, "rate_per_s": 1.0}), ("duration_s: inf", {"duration_s": np.inf, "rate_per_s": 1.0}),
+        ("concurrency: -3", {"concurrency": -3.0}), ("requests: 0", {"concurrency": 3.0, "requests": 0}),
+        ("times: 1", {"rate_per_s": 1.0, "times": 1}), ("stages: 0", {"rate_per_s": 1.0, "stages": 0}),
+        ("rate_edges_s: shape", {"rate_per_s": [1.0, 2.0], "rate_edges_s": [0.0, 1.0]}),
+        ("rate_edges_s: shape", {"rate_per_s": [1.0, 2.0], "rate_edges_s": [0.0, 1.0, 0.5]}),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            transient(law(), ENGINE, LENGTHS, **{"duration_s": 1.0, **arguments})
     with pytest.raises(ValueError, match="static"):
         transient(law(), Engine(batching="static"), LENGTHS, duration_s=1.0, rate_per_s=1.0)

@@ -53,9 +53,32 @@ def test_points_are_answered_or_counted(tmp_path):
     assert validation.points["predicted"].dropna().between(1e-3, 0.2).all()
 
 
+def test_numbers_that_cannot_be_are_counted(tmp_path):
+    rows = [point(), point(isl=-1), point(concurrency=None), point(silicon_ttft_ms=-1.0), point(silicon_tpot_ms=None)]
+    pd.DataFrame(rows).to_parquet(tmp_path / "silicon_points.parquet")
+    validation = validate(tmp_path, calibration="none")
+    total = validation.rows()[0]
+    assert (total["n"], total["answered"]) == (10, 4)
+    lines = "\n".join(validation.messages)
+    for name in ("isl", "concurrency", "silicon_ttft_ms", "silicon_tpot_ms"):
+        assert f"1 of 5 points: {name} is no number" in lines
+
+
 def test_missing_columns_are_named(tmp_path):
     pd.DataFrame([point()]).drop(columns=["isl", "clean"]).to_parquet(tmp_path / "silicon_points.parquet")
     with pytest.raises(ValueError, match="no column isl, clean"):
+        validate(tmp_path)
+    for name, value, message in (
+        ("isl", "many", "column 'isl' holds 'many', expected numbers"),
+        ("silicon_ttft_ms", "fast", "column 'silicon_ttft_ms' holds 'fast', expected numbers"),
+        ("backend", 3.0, "column 'backend' holds 3.0, expected text"),
+        ("clean", "perhaps", "column 'clean' holds"),
+    ):
+        pd.DataFrame([point(**{name: value})]).to_parquet(tmp_path / "silicon_points.parquet")
+        with pytest.raises(ValueError, match=message):
+            validate(tmp_path)
+    (tmp_path / "silicon_points.parquet").write_text("nothing")
+    with pytest.raises(ValueError, match="cannot be read"):
         validate(tmp_path)
     with pytest.raises(ValueError, match="neither"):
         validate(tmp_path / "..")
