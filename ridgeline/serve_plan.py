@@ -213,7 +213,7 @@ def plan(
         notes.append(f"engine {known.name}: no overheads fitted, host and scheduler time are not in these numbers")
     if counts.get("pairs_passed_over"):
         notes.append(
-            f"{counts['pairs_passed_over']} pairs of pools passed over: even without queues they reach less than half"
+            f"{counts['pairs_passed_over']} pairs of pools passed over: even without queues they reach less than three quarters of the best"
         )
     if reason:
         notes.append(f"{counts['layouts_that_fit'] - len(layouts)} layouts without an estimate: {reason}")

@@ -8,7 +8,9 @@ import numpy as np
 #: How the two modes are drawn: line and marker.
 LOOKS = {"aggregated": ("-", "o"), "disaggregated": ("--", "s")}
 #: Layouts named in the legend, those with most of the front first.
-NAMED = 6
+NAMED = 4
+#: Throughputs below this share of the largest are cut off.
+LEAST = 3e-3
 SPEED, PER_CHIP = "user_tokens_per_s", "output_tokens_per_s_per_gpu"
 
 
@@ -17,7 +19,7 @@ def plan_plot(plan: Any, *, ax: Any = None) -> Any:
     and solid aggregated, squares and dashed disaggregated), the best setting, and the level of TPOT. Returns `ax`."""
     ax = plt.gca() if ax is None else ax
     kinds = len(plan.stocks) > 1
-    colours = iter([f"C{i}" for i in range(10)] * 2)
+    colours = iter(f"C{i}" for i in range(2 * NAMED))
     for mode, (line, marker) in LOOKS.items():
         curve = plan.curve[plan.curve["mode"] == mode]
         if not len(curve):
@@ -40,6 +42,7 @@ def plan_plot(plan: Any, *, ax: Any = None) -> Any:
         ax.axvline(1.0 / plan.levels.each_s, color="0.5", lw=0.8, ls=":", label="TPOT level")
     ax.set(
         xlabel="output tokens/s per user (1 / mean TPOT)", ylabel="output tokens/s per chip", yscale="log",
+        ylim=(LEAST * plan.curve[PER_CHIP].max(), 1.5 * plan.curve[PER_CHIP].max()),
         title=f"{plan.model.name} on {' and '.join(map(str, plan.stocks))}, {plan.engine.name}",
     )  # fmt: skip
     ax.legend(fontsize=7, loc="lower left", title=f"TTFT within {plan.levels.first_s:g} s", title_fontsize=7)

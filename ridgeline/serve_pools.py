@@ -22,11 +22,11 @@ from serving import DisaggregatedState, Draws, Limits, Wire, Workers, disaggrega
 from serving.disaggregated import waited_transfer_s
 
 #: Halvings on tables; M:N whose percentiles are sought per pair.
-HALVINGS, TAILS = 24, 8
+HALVINGS, TAILS = 16, 8
 #: A rate from the tables whose exact times miss a level is lowered in such steps, so many times.
 STEP, STEPS = 0.002, 20
 #: Pairs that could not reach this share of the best goodput per chip are passed over.
-WORTH = 0.5
+WORTH = 0.75
 
 
 class Found(NamedTuple):
@@ -53,6 +53,7 @@ def disaggregated(layouts: list[Layout], asked: Asked, best: float, step: Callab
         compared = not asked.load.given and len(asked.stocks) == 1 and best > 0.0
         if search is not None and compared and most < WORTH * best:
             passed += 1
+            curves.append(curve(search, asked))
         elif search is not None:
             found, settings_seen = settings(search, asked)
             reached: Any = found[found["stable"] & (found["slack"] <= 1.0 + 1e-9)]["requests_per_s_per_gpu"]
@@ -294,14 +295,14 @@ def _exact(chosen: Chosen, asked: Asked, rate: np.ndarray, light: np.ndarray) ->
 
         rate = largest_kept(kept, light, rate)
         rate = np.where(np.isfinite(rate), rate, light)
+    state = chosen.at(asked, rate)
     for _ in range(STEPS):
-        state = chosen.at(asked, rate)
         over = (first_of(state) > levels.ttft_s) | (np.asarray(state.tpot_s) > levels.tpot_s)
         over = over & (rate > light)
         if not over.any():
             break
         rate = np.where(over, np.maximum(rate * (1.0 - STEP), light), rate)
-    state = chosen.at(asked, rate)
+        state = chosen.at(asked, rate)
     return rate, state, *chosen.seen(asked, state)
 
 

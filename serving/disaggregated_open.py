@@ -239,7 +239,7 @@ def disaggregated_draws(
 
 def replay_disaggregated(requests: Requests, prefill: Workers, decode: Workers, wire: Wire) -> Served:
     """The same, request by request: prompts replayed on the first pool, each sent at a flow's full speed when it is done, and the
-    rest replayed on the second, idle workers first. Numbers of workers and limits are those of one deployment."""
+    rest replayed on the second in turn. Numbers of workers and limits are those of one deployment."""
     first = replay(
         Requests.of(requests.arrival_s, requests.input_tokens, 1, requests.cached_tokens),
         prefill.law,

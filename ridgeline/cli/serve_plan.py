@@ -173,7 +173,7 @@ def _lines(found: Any, rows: Any) -> list[str]:
         )
     if best["tpot_low_s"] == best["tpot_low_s"]:
         lines.append(
-            f"90 % ranges: TTFT {_seconds(best['ttft_low_s'])} to {_seconds(best['ttft_high_s'])}, TPOT "
+            f"90 % ranges: mean TTFT {_seconds(best['ttft_low_s'])} to {_seconds(best['ttft_high_s'])}, mean TPOT "
             f"{_seconds(best['tpot_low_s'])} to {_seconds(best['tpot_high_s'])} for the best, in proportion for the others; "
             f"it keeps the levels with probability {best['confidence']:.2f} at most"
         )

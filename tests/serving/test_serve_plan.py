@@ -27,7 +27,10 @@ def test_every_setting_fits_and_keeps_its_levels(best):
     assert (rows["ttft_s"] <= ASKED["ttft_s"] * (1 + 1e-6)).all()
     assert (rows["tpot_s"] <= ASKED["tpot_s"] * (1 + 1e-6)).all()
     assert (rows["gpus"] <= 2).all()
-    assert (rows["gpus"] == rows["tp"] * rows["dp"] * rows["replicas"]).all()
+    prompts = rows["prefill_tp"] * rows["prefill_dp"] * rows["prefill_replicas"]
+    assert (rows["gpus"] == rows["tp"] * rows["dp"] * rows["replicas"] + prompts).all()
+    assert ((prompts > 0) == (rows["mode"] == "disaggregated")).all()
+    assert set(rows["mode"]) == {"aggregated", "disaggregated"}
     assert (rows["kv_tokens"] >= 1100).all()
     assert (rows["load"] < 1.0).all()
     assert rows["requests_per_s_per_gpu"].is_monotonic_decreasing
@@ -122,7 +125,7 @@ def test_cost_is_the_price_over_the_tokens(best):
     priced = plan(MODEL, on=f"{CHIP}:2", usd_per_hour=3.6, **ASKED, **FEW).settings
     expected = 3.6 / (3600 * priced["output_tokens_per_s_per_gpu"]) * 1e6
     assert priced["usd_per_million_output_tokens"].to_numpy() == pytest.approx(expected.to_numpy())
-    assert best.usd_per_hour > 0.1
+    assert best.stocks[0].usd_per_hour > 0.1
     assert np.isnan(hourly_usd(best.chip.replace(name="unheard_of"))[0])
 
 
