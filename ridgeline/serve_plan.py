@@ -27,22 +27,28 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-import hardware
-import workloads
 from hardware import Accelerator
-from ridgeline.serve_cost import hourly_usd
+from ridgeline.serve_asked import (
+    cache_bytes,
+    check_known,
+    lengths_of,
+    levels_of,
+    limits_of,
+    load_of,
+    model_of,
+    stocks_of,
+)
 from ridgeline.serve_grid import grid_of
 from ridgeline.serve_layouts import Layout, degrees, fitting, laws
-from ridgeline.serve_levels import Levels, Load, Stock
+from ridgeline.serve_levels import Levels, Stock
 from ridgeline.serve_pool_tables import Asked
 from ridgeline.serve_pools import disaggregated, pools_of
 from ridgeline.serve_ranking import ranked
 from ridgeline.serve_settings import curve, settings
-from serving import Deployment, KnownEngine, Lengths, Requests, Served, load_engine, replay, replay_disaggregated
+from serving import Deployment, KnownEngine, Requests, Served, load_engine, replay, replay_disaggregated
 from serving.engine import Engine
 from tiles.estimator import STACKS
-from workloads import Batch, TransformerModel
-from workloads.quantisation import uniform
+from workloads import TransformerModel
 
 #: Limits that are tried, sequences and new tokens per iteration of a rank.
 SEQUENCES = (8, 16, 32, 64, 128, 256, 512, 1024)
@@ -50,8 +56,6 @@ BUDGETS = (2048, 4096, 8192, 16384)
 #: Deployments that are planned, and what they are ranked by.
 MODES = ("all", "aggregated", "disaggregated")
 SORTS = ("goodput", "cost")
-#: Chips in all.
-MOST_CHIPS = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,8 +133,9 @@ def plan(
     *,
     on: str | Path | dict | Accelerator,
     chips: int = 1,
-    input_tokens: int,
-    output_tokens: int,
+    input_tokens: int | None = None,
+    output_tokens: int | None = None,
+    requests: Requests | None = None,
     ttft_s: float | None = None,
     tpot_s: float | None = None,
     ttft_p99_s: float | None = None,
@@ -152,8 +157,9 @@ def plan(
     """All settings on up to `chips` that keep the levels, ranked (`sort`) by goodput per chip or by cost per token.
 
     Levels: mean TTFT <= `ttft_s`, its 99th percentile <= `ttft_p99_s`, and `tpot_s`, `tpot_p99_s` alike; at least one on each.
-    Requests of `input_tokens` and `output_tokens` (uniform in [1 - `spread`, 1] of them) arrive as a Poisson process at
-    `rate_per_s`, or `concurrency` of them are kept in flight, or, without either, at the largest rate that keeps the levels.
+    Requests of `input_tokens` and `output_tokens` (uniform in [1 - `spread`, 1] of them), or with the lengths of `requests`
+    (binned, see `serving.Lengths.binned`; their arrival times are not used), arrive as a Poisson process at `rate_per_s`, or
+    `concurrency` of them are kept in flight, or, without either, at the largest rate that keeps the levels.
     `on`: a chip, "name:chips", or several such kinds, "h100_sxm:4,h200_sxm:4": each deployment or pool is on one of them.
     `mode`: aggregated deployments, pools for prompts and decoding, or all. `link_bytes_per_s`: of one link that all caches
     share on their way (default: each chip's own). `usd_per_hour` per chip of each kind (default: from its price, see
@@ -161,24 +167,25 @@ def plan(
     `ValueError` for unknown names, a model that fits on no layout, a load beyond every setting's limit (with the largest), and
     levels that no setting keeps (with the nearest miss).
     """
-    load = _load(rate_per_s, concurrency)
-    _known("mode", mode, MODES)
-    _known("sort", sort, SORTS)
-    stocks, priced = _stocks(on, chips, usd_per_hour)
-    described = _model(model, dtype)
+    load = load_of(rate_per_s, concurrency)
+    check_known("mode", mode, MODES)
+    check_known("sort", sort, SORTS)
+    stocks, priced = stocks_of(on, chips, usd_per_hour)
+    described = model_of(model, dtype)
     known = load_engine(engine)
-    lengths, longest = _lengths(described, input_tokens, output_tokens, spread)
-    levels = _levels((ttft_s, tpot_s, ttft_p99_s, tpot_p99_s), known, stocks, described)
+    lengths, longest = lengths_of(described, input_tokens, output_tokens, spread, requests)
+    levels = levels_of((ttft_s, tpot_s, ttft_p99_s, tpot_p99_s), known, stocks, described)
     if link_bytes_per_s is not None and not 0.0 < link_bytes_per_s < np.inf:
         raise ValueError(f"link: {link_bytes_per_s!r}; expected bytes per second above 0")
     if mode == "disaggregated" and sum(stock.count for stock in stocks) < 2:
         raise ValueError("mode: disaggregated needs at least 2 chips, one for prompts and one for decoding")
-    caps, tokens = _limits("sequences", sequences), _limits("budgets", budgets)
+    caps, tokens = limits_of("sequences", sequences), limits_of("budgets", budgets)
     if known.engine.batching != "mixed" or not known.engine.chunked:  # whole prompts must fit in one iteration
-        tokens = tokens[tokens >= input_tokens] if np.any(tokens >= input_tokens) else np.array([float(input_tokens)])
+        prompt = float(lengths.input_tokens.max()) if requests is None else float(requests.input_tokens.max())
+        tokens = tokens[tokens >= prompt] if np.any(tokens >= prompt) else np.array([prompt])
     asked = Asked(
         known=known, lengths=lengths, sequences=caps, budgets=tokens, levels=levels, load=load, stocks=stocks,
-        bytes_per_token=_cache_bytes(described, float(lengths.mean(lengths.input_tokens)), kv_dtype),
+        bytes_per_token=cache_bytes(described, float(lengths.mean(lengths.input_tokens)), kv_dtype),
         link_bytes_per_s=link_bytes_per_s,
     )  # fmt: skip
     layouts, reason, counts, steps = _layouts(described, asked, longest, kv_dtype, mode, progress)
@@ -212,9 +219,8 @@ def plan(
     if not any((known.overheads.iteration_s, known.overheads.sequence_s, known.overheads.request_s)):
         notes.append(f"engine {known.name}: no overheads fitted, host and scheduler time are not in these numbers")
     if counts.get("pairs_passed_over"):
-        notes.append(
-            f"{counts['pairs_passed_over']} pairs of pools passed over: even without queues they reach less than three quarters of the best"
-        )
+        passed = counts["pairs_passed_over"]
+        notes.append(f"{passed} pairs of pools passed over: without any queue they reach less than 3/4 of the best")
     if reason:
         notes.append(f"{counts['layouts_that_fit'] - len(layouts)} layouts without an estimate: {reason}")
     return Plan(
@@ -283,98 +289,3 @@ def _goodput(rows: pd.DataFrame) -> float:
     """The largest goodput per chip among rows that keep the levels."""
     kept: Any = rows[rows["stable"] & (rows["slack"] <= 1.0 + 1e-9)]["requests_per_s_per_gpu"]
     return float(max(kept, default=0.0))
-
-
-def _cache_bytes(model: TransformerModel, tokens: float, kv_dtype: str) -> float:
-    """What a prompt of so many tokens leaves behind, per token."""
-    use = model.memory(Batch.decode_of(1.0, tokens), kv_dtype=kv_dtype)
-    return float(use.kv_bytes + use.state_bytes) / tokens
-
-
-def _known(name: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise ValueError(f"{name}: {value!r} is unknown (known: {', '.join(known)})")
-
-
-def _stocks(on: Any, chips: int, usd_per_hour: Any) -> tuple[tuple[Stock, ...], list[str]]:
-    """Kinds of chips, each at its price, and where the prices come from."""
-    kinds: list[tuple[Any, int]] = [(on, chips)]
-    if isinstance(on, str):
-        kinds = []
-        for word in on.split(","):
-            name, colon, count = word.strip().rpartition(":")
-            if colon and not count.isdecimal():
-                raise ValueError(f"on: {on!r}; expected NAME or NAME:CHIPS, e.g. h100_sxm:8, or several with commas")
-            kinds.append((name, int(count)) if colon else (count, chips))
-    given = list(usd_per_hour) if isinstance(usd_per_hour, tuple | list) else [usd_per_hour] * len(kinds)
-    if len(given) != len(kinds):
-        raise ValueError(
-            f"usd_per_hour: {len(given)} prices for {len(kinds)} kinds of chips; expected one, or one for each"
-        )
-    stocks, notes = [], []
-    for (name, count), usd in zip(kinds, given):
-        chip = name if isinstance(name, Accelerator) else hardware.load(name)
-        if chip.name in [stock.chip.name for stock in stocks]:
-            raise ValueError(f"on: {chip.name!r} is there twice; expected each kind of chip once")
-        if not 1 <= count <= MOST_CHIPS:
-            raise ValueError(f"chips: {count!r}; expected 1 to {MOST_CHIPS}")
-        hour, note = hourly_usd(chip, usd)
-        node = int(chip.devices_per_node) if float(chip.devices_per_node) >= 1 else count
-        stocks.append(Stock(chip, count, hour, node))
-        notes.append(note if len(kinds) == 1 or chip.name in note else f"{chip.name}: {note}")
-    if sum(stock.count for stock in stocks) > MOST_CHIPS:
-        raise ValueError(f"chips: {sum(stock.count for stock in stocks)} in all; expected at most {MOST_CHIPS}")
-    return tuple(stocks), notes
-
-
-def _levels(
-    given: tuple[float | None, ...], known: KnownEngine, stocks: tuple[Stock, ...], model: TransformerModel
-) -> Levels:
-    names = ("ttft", "tpot", "ttft_p99", "tpot_p99")
-    for name, value in zip(names, given):
-        if value is not None and not 0.0 < value < np.inf:
-            raise ValueError(f"{name}: {value!r}; expected seconds above 0")
-    for first, second in ((0, 2), (1, 3)):
-        if given[first] is None and given[second] is None:
-            raise ValueError(f"{names[first]}: no level; expected {names[first]} or {names[second]} in seconds")
-    deviations = (
-        max(known.deviation_of(metric, stock.chip.name, model.name) for stock in stocks) for metric in ("ttft", "tpot")
-    )
-    return Levels(*(np.inf if value is None else float(value) for value in given), *deviations)
-
-
-def _model(model: Any, dtype: str | None) -> TransformerModel:
-    described = model if isinstance(model, TransformerModel) else workloads.load(model)
-    if not isinstance(described, TransformerModel) or not described.causal:
-        raise ValueError(f"model: {getattr(described, 'name', model)!r} generates no tokens; expected a language model")
-    return described if dtype is None else described.with_quantisation(uniform(dtype))
-
-
-def _load(rate_per_s: float | None, concurrency: int | None) -> Load:
-    if rate_per_s is not None and concurrency is not None:
-        raise ValueError("load: expected at most one of rate and concurrency")
-    if rate_per_s is not None and not 0.0 < rate_per_s < np.inf:
-        raise ValueError(f"rate: {rate_per_s!r}; expected requests/s above 0")
-    if concurrency is not None and not concurrency >= 1:
-        raise ValueError(f"concurrency: {concurrency!r}; expected at least 1")
-    return Load(rate_per_s, concurrency)
-
-
-def _lengths(model: TransformerModel, prompt: int, output: int, spread: float) -> tuple[Lengths, float]:
-    if not prompt >= 1:
-        raise ValueError(f"input: {prompt!r}; expected at least 1 token")
-    if not output >= 2:
-        raise ValueError(f"output: {output!r}; expected at least 2 tokens, one after the first")
-    if not 0.0 <= spread < 1.0:
-        raise ValueError(f"spread: {spread!r}; expected a share in [0, 1)")
-    limit = model.max_context_tokens
-    if limit and prompt + output > limit:
-        raise ValueError(f"input + output: {prompt + output} tokens, beyond the model's context of {limit}")
-    lengths = Lengths.uniform(prompt, output, 1.0 - spread) if spread > 0.0 else Lengths.of(prompt, output)
-    return lengths, float(prompt + output)
-
-
-def _limits(name: str, values: tuple[int, ...]) -> np.ndarray:
-    if not values or any(not value >= 1 for value in values):
-        raise ValueError(f"{name}: {values!r}; expected whole numbers of at least 1")
-    return np.unique(np.array(values, float))

@@ -11,8 +11,12 @@ def plan(
     on: Annotated[
         str, typer.Option(help="Chips there are: catalogue name or TOML file, :N (1); several kinds with commas.")
     ],
-    input: Annotated[int, typer.Option(help="Prompt tokens per request.")],
-    output: Annotated[int, typer.Option(help="Generated tokens per request.")],
+    input: Annotated[int | None, typer.Option(help="Prompt tokens per request.")] = None,
+    output: Annotated[int | None, typer.Option(help="Generated tokens per request.")] = None,
+    trace: Annotated[
+        Path | None,
+        typer.Option(help="Parquet or CSV whose requests have the lengths, instead of --input and --output."),
+    ] = None,
     ttft: Annotated[float | None, typer.Option(help="Mean seconds to the first token at most.")] = None,
     tpot: Annotated[float | None, typer.Option(help="Mean seconds per further token at most.")] = None,
     ttft_p99: Annotated[
@@ -57,6 +61,7 @@ def plan(
     from hardware.quantities import parse_quantity
     from ridgeline.cli.files import PICTURES, check_target
     from ridgeline.serve_plan import plan as answer
+    from serving import read_requests
 
     check_target("--plot", plot, PICTURES)
     if top < 1:
@@ -66,7 +71,8 @@ def plan(
     with Progress(console=errors, transient=True, disable=not errors.is_terminal) as bar:
         task = bar.add_task("layouts", total=None)
         found = answer(
-            model, on=on, input_tokens=input, output_tokens=output, ttft_s=ttft, tpot_s=tpot, ttft_p99_s=ttft_p99,
+            model, on=on, input_tokens=input, output_tokens=output,
+            requests=None if trace is None else read_requests(trace), ttft_s=ttft, tpot_s=tpot, ttft_p99_s=ttft_p99,
             tpot_p99_s=tpot_p99, rate_per_s=rate, concurrency=concurrency, mode=mode, sort=sort, engine=engine, spread=spread,
             dtype=dtype, kv_dtype=kv_dtype, usd_per_hour=prices[0] if prices and len(prices) == 1 else prices,
             link_bytes_per_s=None if link is None else parse_quantity(link, "bytes_per_s", "link"),

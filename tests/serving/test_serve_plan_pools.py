@@ -1,4 +1,4 @@
-"""Pools for prompts and decoding in a plan: beside aggregated deployments, at their limits, on two kinds of chips, by percentile."""
+"""Pools for prompts and decoding in a plan: beside aggregated deployments, at their limits, on two kinds of chips."""
 
 import numpy as np
 import pytest
