@@ -68,7 +68,7 @@ def levels_of(
             raise ValueError(f"{name}: {value!r}; expected seconds above 0")
     for first, second in ((0, 2), (1, 3)):
         if given[first] is None and given[second] is None:
-            raise ValueError(f"{names[first]}: no level; expected {names[first]} or {names[second]} in seconds")
+            raise ValueError(f"{names[first]}: missing; expected {names[first]} or {names[second]} in seconds")
     deviations = (
         max(known.deviation_of(metric, stock.chip.name, model.name) for stock in stocks) for metric in ("ttft", "tpot")
     )
@@ -105,7 +105,7 @@ def lengths_of(
         if not requests.output_tokens.max() >= 2:
             raise ValueError("requests: all have one output token; expected some of at least 2, one after the first")
     elif prompt is None or output is None:
-        raise ValueError(f"{'input' if prompt is None else 'output'}: no tokens; expected a number of at least 1")
+        raise ValueError(f"{'input' if prompt is None else 'output'}: missing; expected tokens per request, or a trace")
     else:
         if not prompt >= 1:
             raise ValueError(f"input: {prompt!r}; expected at least 1 token")

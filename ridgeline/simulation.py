@@ -23,8 +23,8 @@ from tiles.estimator import STACKS
 from workloads import Parallelism, TransformerModel
 from workloads.quantisation import uniform
 
-#: Requests of one simulation.
-MOST_REQUESTS = 10**8
+#: Requests of one simulation, and tokens of one request.
+MOST_REQUESTS, MOST_TOKENS = 10**8, 10**9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +83,8 @@ def simulate(
         raise ValueError(f"model: {getattr(described, 'name', model)!r} generates no tokens; expected a language model")
     if dtype is not None:
         described = described.with_quantisation(uniform(dtype))
+    if isinstance(on, str) and on.rpartition(":")[2].isdecimal() and ":" in on:
+        raise ValueError(f"on: {on!r}; expected a chip alone, as many as tp, pp, dp and replicas take")
     chip = on if isinstance(on, Accelerator) else hardware.load(on)
     known = load_engine(engine)
     own = known.calibrated()
@@ -158,6 +160,11 @@ def _load(trace, rate_per_s, concurrency, requests, input_tokens, output_tokens,
         raise ValueError(f"requests: {requests!r}; expected at least 1")
     if not 0.0 <= spread < 1.0:
         raise ValueError(f"spread: {spread!r}; expected a share in [0, 1)")
+    for name, tokens in {"input": input_tokens, "output": output_tokens}.items():
+        if not 1 <= tokens <= MOST_TOKENS:
+            raise ValueError(f"{name}: {tokens!r}; expected 1 to {MOST_TOKENS:,} tokens per request")
+    if rate_per_s is not None and not 0.0 < rate_per_s < np.inf:
+        raise ValueError(f"rate: {rate_per_s!r}; expected requests/s above 0")
     generator = np.random.default_rng(seed)
     draw = generator.uniform(1.0 - spread, 1.0, (2, requests))
     prompts, outputs = np.ceil(draw * np.array([[input_tokens], [output_tokens]]))

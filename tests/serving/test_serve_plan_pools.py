@@ -81,7 +81,7 @@ def test_a_percentile_is_kept_by_nearly_all_in_the_replay():
         assert best["within"] >= 0.98
         assert best["good_requests_per_s_per_gpu"] == pytest.approx(best["within"] * best[PER_GPU])
         assert best[PER_GPU] <= most(planned(mode=mode)) * (1 + 1e-6)
-        served = found.replay(Requests.poisson(best["requests_per_s"], np.full(6000, 2000.0), 200.0, seed=3))
+        served = found.replay(Requests.poisson(best["requests_per_s"], np.full(3000, 2000.0), 200.0, seed=3))
         kept = (served.ttft_s <= 0.5) & (served.tpot_s <= 0.02)
         assert kept[500:-500].mean() >= 0.975
 
@@ -98,6 +98,18 @@ def test_two_kinds_of_chips_have_their_own_counts_and_prices():
     cost = rows["usd"] / (3600 * rows["output_tokens_per_s"]) * 1e6
     assert rows["usd_per_million_output_tokens"].to_numpy() == pytest.approx(cost.to_numpy())
     assert rows["usd_per_million_output_tokens"].is_monotonic_increasing
+
+
+def test_lengths_may_be_those_of_a_trace():
+    """A trace of equal requests is planned as they are; lengths that vary cost goodput at a percentile."""
+    asked = {"input_tokens": None, "output_tokens": None, "ttft_s": None, "ttft_p99_s": 0.5}
+    equal = planned(**asked, requests=Requests.of(0.0, np.full(50, 2000.0), 200.0))
+    same = planned(**(asked | {"input_tokens": 2000, "output_tokens": 200}))
+    assert most(equal) == pytest.approx(most(same))
+    prompts = np.concatenate([np.full(90, 1000.0), np.full(10, 11000.0)])
+    assert most(planned(**asked, requests=Requests.of(0.0, prompts, 200.0))) < 0.9 * most(same)
+    with pytest.raises(ValueError, match="beside them"):
+        planned(**(asked | {"input_tokens": 5}), requests=Requests.of(0.0, prompts, 200.0))
 
 
 def test_a_given_load_is_what_comes_or_is_in_flight():
@@ -126,6 +138,7 @@ LEVELS = ["--ttft", "0.5", "--tpot", "0.02"]
         ([f"{CHIP}:1", *LEVELS, "--mode", "disaggregated"], "at least 2 chips"),
         ([f"{CHIP}:2", *LEVELS, "--mode", "both"], "known: all, aggregated, disaggregated"),
         ([f"{CHIP}:2", *LEVELS, "--sort", "price"], "known: goodput, cost"),
+        ([f"{CHIP}:2", *LEVELS, "--trace", "some.csv"], "no such file"),
         ([f"{CHIP}:2", *LEVELS, "--link", "fast"], "link: 'fast'"),
         ([f"{CHIP}:2", *LEVELS, "--link", "0"], "link"),
         ([f"{CHIP}:2,{CHIP}:2", *LEVELS], "twice"),
