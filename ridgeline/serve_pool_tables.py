@@ -54,8 +54,8 @@ class PromptTable(NamedTuple):
 
 
 class DecodeTable(NamedTuple):
-    """A layout as decode workers: seconds per token and in the queue, [counts, caps, loads], up to `most` requests per second of
-    a worker [caps], which `bound` sets."""
+    """A layout as decode workers: seconds per token and to the first of them, [counts, caps, loads], up to `most` requests per
+    second of a worker [caps], which `bound` sets."""
 
     layout: Layout
     index: int
@@ -64,7 +64,7 @@ class DecodeTable(NamedTuple):
     most: np.ndarray
     bound: np.ndarray
     tpot_s: np.ndarray
-    queue_s: np.ndarray
+    first_s: np.ndarray
 
 
 def counts_up_to(most: int) -> np.ndarray:
@@ -107,11 +107,10 @@ def decode_table(index: int, layout: Layout, asked: Asked) -> DecodeTable:
     beyond = steady(np.full((len(caps), 1), UNSTABLE), 1.0)
     most, bound = (np.ravel(np.broadcast_to(x, (len(caps), 1))) for x in (beyond.most_per_s, beyond.bound))
     state = steady(loads_of_a_table() * most[:, None], 1.0 / counts[:, None, None])
-    rest_s = state.prefill_s + state.steps * state.tokens_per_step * state.tpot_s
-    queue_s = np.where(np.isfinite(first_token_s(state)), state.queue_s, np.inf)
+    first_s = first_token_s(state)
     shape = (len(counts), len(caps), LOADS)
-    tpot_s, queue_s = (np.broadcast_to(a, shape) for a in (rest_s / asked.steps, queue_s))
-    return DecodeTable(layout, index, counts, limits, most, bound.astype(int), tpot_s, queue_s)
+    tpot_s, first_s = (np.broadcast_to(a, shape) for a in (state.tpot_s, first_s))
+    return DecodeTable(layout, index, counts, limits, most, bound.astype(int), tpot_s, first_s)
 
 
 def loads_of_a_table() -> np.ndarray:

@@ -19,7 +19,7 @@ from ridgeline.serve_levels import Times
 from ridgeline.serve_pool_tables import Asked, DecodeTable, PromptTable, decode_table, lookup, prompt_table, reach
 from ridgeline.serve_settings import BOUNDS, answers, bars, degrees_of, front, output_tokens, table
 from serving import DisaggregatedState, Draws, Limits, Wire, Workers, disaggregated_draws, disaggregated_state
-from serving.disaggregated import waited_transfer_s
+from serving.disaggregated_open import waited_transfer_s
 
 #: Halvings on tables; M:N whose percentiles are sought per pair.
 HALVINGS, TAILS = 16, 8
@@ -150,13 +150,13 @@ def on_tables(search: Search, asked: Asked, rate: np.ndarray) -> tuple[np.ndarra
     at = rate / search.m / p.most[:, None]
     wait_s, own_s = (lookup(a, search.row_m, rows, at) for a in (p.wait_s, p.own_s))
     each = rate / search.n / d.most
-    queue_s, tpot_s = (lookup(a, search.row_n, columns, each) for a in (d.queue_s, d.tpot_s))
+    first_s, tpot_s = (lookup(a, search.row_n, columns, each) for a in (d.first_s, d.tpot_s))
     size = float(asked.lengths.mean(asked.lengths.input_tokens)) * asked.bytes_per_token
     busy = np.minimum(rate * size / search.wire.total_bytes_per_s, 1.0 - 1e-6)
     sending_s = size / search.wire.flow_bytes_per_s / (1.0 - busy)
     transfer_s = waited_transfer_s(sending_s, own_s, max(float(p.layout.law.layers), 1.0))
     fixed_s = p.limits.request_s + p.limits.token_s
-    return fixed_s + wait_s + own_s + transfer_s + queue_s, tpot_s
+    return fixed_s + wait_s + own_s + transfer_s + first_s, tpot_s
 
 
 def largest(search: Search, asked: Asked, ttft_s: Any, tpot_s: Any) -> np.ndarray:

@@ -23,8 +23,8 @@ from tiles.estimator import STACKS
 from workloads import Parallelism, TransformerModel
 from workloads.quantisation import uniform
 
-#: Requests of one simulation, and tokens of one request.
-MOST_REQUESTS, MOST_TOKENS = 10**8, 10**9
+#: Requests of one simulation.
+MOST_REQUESTS = 10**8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,9 +160,6 @@ def _load(trace, rate_per_s, concurrency, requests, input_tokens, output_tokens,
         raise ValueError(f"requests: {requests!r}; expected at least 1")
     if not 0.0 <= spread < 1.0:
         raise ValueError(f"spread: {spread!r}; expected a share in [0, 1)")
-    for name, tokens in {"input": input_tokens, "output": output_tokens}.items():
-        if not 1 <= tokens <= MOST_TOKENS:
-            raise ValueError(f"{name}: {tokens!r}; expected 1 to {MOST_TOKENS:,} tokens per request")
     if rate_per_s is not None and not 0.0 < rate_per_s < np.inf:
         raise ValueError(f"rate: {rate_per_s!r}; expected requests/s above 0")
     generator = np.random.default_rng(seed)

@@ -22,7 +22,6 @@ import numpy as np
 
 from serving.engine import Overheads
 from serving.phase_law import PhaseLaw, as_tables, iteration_time_scalar
-from workloads.numeric import Array, namespace
 
 BISECTIONS = 45
 NO_OVERHEADS = Overheads()
@@ -68,12 +67,6 @@ class Disaggregation(NamedTuple):
     prefill_load: float
 
 
-def waited_transfer_s(sending_s: Array, service_s: Array, layers: Array) -> Array:
-    """Seconds of a transfer of `sending_s` that are waited for, [...]: layers leave as they are computed within `service_s`, the
-    last one after it."""
-    return namespace(sending_s, service_s, layers).maximum(sending_s - service_s, 0.0) + sending_s / layers
-
-
 def disaggregated_loop(
     pools: Disaggregated, concurrency: int, input_tokens: float, output_tokens: float, *, waves: int = 10
 ) -> Disaggregation:
@@ -90,7 +83,7 @@ def disaggregated_loop(
         0.0, 0.0, 1.0, float(pools.prefill.layers) * over.layer_s,
     )  # fmt: skip
     sending_s = input_tokens * pools.transfer_bytes_per_token / pools.link_bytes_per_s
-    transfer_s = float(waited_transfer_s(sending_s, service_s, pools.layers))
+    transfer_s = max(sending_s - service_s, 0.0) + sending_s / max(pools.layers, 1.0)
     decode = as_tables(pools.decode.tables)
     context, steps = input_tokens + 0.5 * output_tokens, max(output_tokens - 1.0, 1.0)
 

@@ -14,22 +14,22 @@ wait for prompts (q), not for an iteration that lasts as long with one more. Who
 (uniform) and, with probability rho, for others (exponential): the geometric sum's first term.
 
 **Link.** A flow per request, fair shares of what all have together: a transfer takes 1 / (1 - load) times its own. Layers leave
-as they are computed (`disaggregated.waited_transfer_s`).
+as they are computed: what the link cannot carry meanwhile, and the last one, is waited for.
 
 **Decoding.** `serving.steady_state` of requests whose prompt is in the cache: slots, memory, waits and preemption as there. Who
-joins brings one token to an iteration that is still a captured graph (no time to launch its layers one by one).
+joins brings one token to an iteration that is still a captured graph (no time to launch its layers one by one). The decode
+worker sends the first token, too:
 
-    TTFT = overheads + wait + own prompt + transfer + wait for the decode worker,      TPOT = (rest) / (O - 1)
+    TTFT = overheads + wait + own prompt + transfer + wait for the decode worker + its iteration
 
-Includes the first token from the prompt's pool. Excludes: static batching, failures, flows that meet on one of many links.
+Excludes: static batching, failures, flows that meet on one of many links.
 """
 
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from serving.disaggregated import waited_transfer_s
 from serving.distributions import Draws, draws, lattice, sometimes
 from serving.engine import Engine
 from serving.iteration_mix import CHUNKS
@@ -117,12 +117,11 @@ def disaggregated_state(
     most = xp.minimum(xp.minimum(prompts_per_s, transfers_per_s), state.most_per_s * decode.count)
     never = xp.where(rate_per_s < most, 0.0, xp.inf)
     fixed_s = prefill.limits.request_s + prefill.limits.token_s
-    gaps = lengths.mean(xp.maximum(lengths.output_tokens - 1.0, 1.0))
-    rest_s = state.prefill_s + state.steps * state.tokens_per_step * state.tpot_s
-    ttft_s = fixed_s + line.mean_s + prompt_s + transfer_s + state.queue_s + never
+    ttft_s = fixed_s + line.mean_s + prompt_s + transfer_s + state.queue_s + state.prefill_s + never
+    rest_s = state.steps * state.tokens_per_step * state.tpot_s
     return DisaggregatedState(
         rate_per_s=rate_per_s + 0.0 * line.mean_s, most_per_s=most, prompts_per_s=prompts_per_s,
-        transfers_per_s=transfers_per_s, ttft_s=ttft_s, tpot_s=rest_s / gaps, e2e_s=ttft_s + rest_s, line=line,
+        transfers_per_s=transfers_per_s, ttft_s=ttft_s, tpot_s=state.tpot_s, e2e_s=ttft_s + rest_s, line=line,
         prompt_s=prompt_s, transfer_s=transfer_s, decode=state,
     )  # fmt: skip
 
@@ -180,6 +179,12 @@ def _iterations(xp, x: Array, a: Array, b: Array) -> tuple[Array, Array]:
     return mean_s, x * mean_s + xp.exp(-x * mean_s)
 
 
+def waited_transfer_s(sending_s: Array, service_s: Array, layers: Array) -> Array:
+    """Seconds of a transfer of `sending_s` that are waited for, [...]: layers leave as they are computed within `service_s`, the
+    last one after it."""
+    return namespace(sending_s, service_s, layers).maximum(sending_s - service_s, 0.0) + sending_s / layers
+
+
 def _sending(wire: Wire, lengths: Lengths, rate_per_s: Array) -> tuple[Array, Array]:
     """(seconds of a mean transfer beside the others, most transfers per second), [...]."""
     xp = namespace(wire, lengths, rate_per_s)
@@ -189,14 +194,8 @@ def _sending(wire: Wire, lengths: Lengths, rate_per_s: Array) -> tuple[Array, Ar
 
 
 def decoding(pool: Workers, lengths: Lengths) -> tuple[Engine, Limits, Lengths]:
-    """Policies, limits and requests of a decode worker: what is left of `lengths` after the first token, the prompt cached."""
-    xp = namespace(lengths)
-    rest = replace(
-        lengths,
-        input_tokens=lengths.input_tokens + 1.0,
-        output_tokens=xp.maximum(lengths.output_tokens - 1.0, 1.0),
-        cached_tokens=lengths.input_tokens + 0.0,
-    )
+    """Policies, limits and requests of a decode worker: `lengths` with their prompts cached."""
+    rest = replace(lengths, cached_tokens=lengths.input_tokens + 0.0)
     engine = replace(pool.engine, batching="mixed")
     return engine, pool.limits._replace(request_s=0.0, token_s=0.0, layer_s=0.0), rest
 
@@ -229,11 +228,10 @@ def disaggregated_draws(
     sent = xp.take_along_axis(stored / lengths.mean(lengths.input_tokens)[..., None], at, -1)
     fixed = xp.asarray(prefill.limits.request_s + prefill.limits.token_s)[..., None]
     mean_own, mean_sent = (xp.asarray(a)[..., None] for a in (state.prompt_s, state.transfer_s))
-    ttft = fixed + wait + mean_own * own + mean_sent * sent + inner.queue_s
-    rest_s = inner.e2e_s - inner.queue_s
+    ttft = fixed + wait + mean_own * own + mean_sent * sent + inner.ttft_s
     own_tokens = own * lengths.mean(lengths.computed_tokens)[..., None]
     queue = wait + inner.queue_s
-    found = (ttft, rest_s / (inner.steps + 1.0), ttft + rest_s, queue, inner.steps + 1.0, own_tokens)
+    found = (ttft, inner.tpot_s, ttft + inner.e2e_s - inner.ttft_s, queue, inner.steps, own_tokens)
     return Draws._make(xp.broadcast_arrays(*found))
 
 
@@ -255,23 +253,19 @@ def replay_disaggregated(requests: Requests, prefill: Workers, decode: Workers, 
     )
     order = np.argsort(ready, kind="stable")
     engine, limits, _ = decoding(decode, Lengths.of(2.0, 2.0))
-    rest: Any = Requests.of(
-        np.nan_to_num(ready[order], nan=0.0), requests.input_tokens[order] + 1,
-        np.maximum(requests.output_tokens[order] - 1, 1), requests.input_tokens[order],
-    )  # fmt: skip
+    prompts, outputs = requests.input_tokens[order], requests.output_tokens[order]
+    rest = Requests.of(np.nan_to_num(ready[order]), prompts, outputs, prompts)
     many = Deployment(int(decode.count) * decode.ranks, lockstep=decode.ranks > 1)
     second = replay(rest, decode.law, _own(engine, limits), many)
     back = np.argsort(order, kind="stable")
-    queue, whole = second.queue_s[back], second.e2e_s[back]
-    done = requests.output_tokens > 1
-    ttft = ready - requests.arrival_s + np.where(done, queue, 0.0)
-    left = np.where(done, whole - queue, 0.0)
+    ttft = ready - requests.arrival_s + second.ttft_s[back]
+    e2e = ready - requests.arrival_s + second.e2e_s[back]
     return Served(
-        requests=requests, queue_s=first.queue_s + np.where(done, queue, 0.0), ttft_s=ttft,
-        tpot_s=left / np.maximum(requests.output_tokens - 1, 1), e2e_s=ttft + left, replica=second.replica[back],
-        preemptions=second.preemptions[back], refused=first.refused | second.refused[back],
-        makespan_s=float(np.nanmax(requests.arrival_s + ttft + left)), iterations=first.iterations + second.iterations,
-        busy_s=first.busy_s + second.busy_s, generated_tokens=first.generated_tokens + second.generated_tokens,
+        requests=requests, queue_s=first.queue_s + second.queue_s[back], ttft_s=ttft, tpot_s=second.tpot_s[back], e2e_s=e2e,
+        replica=second.replica[back], preemptions=second.preemptions[back], refused=first.refused | second.refused[back],
+        makespan_s=float(np.nanmax(requests.arrival_s + e2e) - requests.arrival_s.min()),
+        iterations=first.iterations + second.iterations, busy_s=first.busy_s + second.busy_s,
+        generated_tokens=second.generated_tokens,
     )  # fmt: skip
 
 

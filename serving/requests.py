@@ -48,11 +48,11 @@ class Requests:
             ("arrival_s", arrival, 0.0), ("input_tokens", prompt, 1.0), ("output_tokens", output, 1.0),
             ("cached_tokens", cached, 0.0),
         ):  # fmt: skip
-            bad = ~((values >= least) & (values < 2.0**53))
+            bad = ~(np.isfinite(values) & (values >= least))
             if bad.any():
                 first = int(np.argmax(bad))
                 raise ValueError(
-                    f"requests[{first}].{name}: {values[first]}; expected a number of at least {least:g} (and below 2^53) "
+                    f"requests[{first}].{name}: {values[first]}; expected a number of at least {least:g} "
                     f"({int(bad.sum())} of {len(values)} requests)"
                 )
         if arrival.max() > LATEST_S:

@@ -75,7 +75,7 @@ def as_json(found: Any) -> dict[str, Any]:
     served = found.served
     summary = {
         metric: {name: None if value != value else value for name, value in row.items()}
-        for metric, row in _summary(served).to_dict("index").items()
+        for metric, row in served.summary().to_dict("index").items()
     }
     return {
         "model": found.model.name,
@@ -97,14 +97,6 @@ def as_json(found: Any) -> dict[str, Any]:
     }
 
 
-def _summary(served: Any) -> Any:
-    """Means and quantiles; none of further tokens where no request has any."""
-    found = served.summary()
-    if not (served.requests.output_tokens > 1).any():
-        found.loc["tpot_s"] = float("nan")
-    return found
-
-
 def _print(found: Any, console: Any) -> None:
     from rich.table import Table
 
@@ -116,7 +108,7 @@ def _print(found: Any, console: Any) -> None:
     for name in names:
         table.add_column(name, justify="right")
     labels = {"ttft_s": "first token", "tpot_s": "each further token", "e2e_s": "whole request"}
-    for metric, row in _summary(served).iterrows():
+    for metric, row in served.summary().iterrows():
         table.add_row(labels[str(metric)], *(_seconds(row[name]) for name in names))
     console.print(table)
     busy = served.busy_s / (served.makespan_s * found.deployment.replicas) if served.makespan_s > 0 else float("nan")
