@@ -1,7 +1,8 @@
 """Loads of one layout: its steady states on a grid of batching limits and loads, and the largest load within given times.
 
 All limits of a layout go through `serving.steady_state` at once; the search refines the grid of loads, each setting by
-itself: after n rounds the answer is within (1 / POINTS)^(n + 1) of the stability limit.
+itself: after n rounds the answer is within (1 / POINTS)^(n + 1) of the stability limit. Percentiles are bisected below the load
+at which the mean keeps the percentile's level (a mean is below its 99th percentile).
 """
 
 from typing import Any, NamedTuple
@@ -9,14 +10,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ridgeline.serve_layouts import Layout
-from serving import KnownEngine, Lengths, Limits, SteadyState
+from ridgeline.serve_levels import Levels, Times
+from serving import Draws, KnownEngine, Lengths, Limits, SteadyState, draws
 from serving.engine import Engine
 
 #: A load that queues nothing, and the most that is planned for (closer to the stability limit, the mean wait hangs on the
 #: last digit of the rate), relative to that limit; requests/s beyond any.
 LIGHT, FULL, UNSTABLE = 1e-3, 0.99, 1e9
-#: Loads per round of the search for the largest rate, and rounds after the first.
-POINTS, ROUNDS = 16, 2
+#: Loads per round of the search for the largest rate, and rounds after the first; halvings for a percentile.
+POINTS, ROUNDS, HALVINGS = 16, 2, 8
 
 
 class Grid(NamedTuple):
@@ -43,15 +45,21 @@ class Grid(NamedTuple):
         """Steady state at `rate` requests per second of all replicas, [budgets, caps, rates]."""
         return self.layout.steady(self.engine, self.limits, self.lengths, self.replicas, rate_per_s=rate)
 
-    def kept(self, ttft_s: float, tpot_s: float, shares: np.ndarray) -> np.ndarray:
-        """Whether both levels hold at all of `shares` up to each."""
+    def seen(self, state: SteadyState, levels: Levels) -> tuple[Times, np.ndarray]:
+        """Times of `state`, and the share of requests within the levels' times, [budgets, caps, rates]."""
+        deployment = self.layout.deployment(self.replicas)
+        found = draws(self.layout.law, self.engine, self.lengths, state, limits=self.limits, deployment=deployment)
+        return times_of(first_token_s(state), state.tpot_s, found), found.within(levels.first_s, levels.each_s)
+
+    def kept(self, ttft_s: Any, tpot_s: Any, shares: np.ndarray) -> np.ndarray:
+        """Whether both means are kept at all of `shares` up to each."""
         state = self.at(shares * self.most)
         return np.logical_and.accumulate(
             (first_token_s(state) <= ttft_s) & (state.tpot_s <= tpot_s) & state.stable, axis=-1
         )
 
-    def largest(self, ttft_s: float, tpot_s: float, rounds: int) -> np.ndarray:
-        """The largest rate at which both levels hold, [budgets, caps, 1]; NaN where even a light load breaks them."""
+    def largest(self, ttft_s: Any, tpot_s: Any, rounds: int) -> np.ndarray:
+        """The largest rate at which both means are kept, [budgets, caps, 1]; NaN where even a light load breaks them."""
         good = np.logical_and.accumulate((self.ttft_s <= ttft_s) & (self.tpot_s <= tpot_s), axis=-1)
         count = good.sum(-1, keepdims=True)
         low = self.shares[np.maximum(count - 1, 0)]
@@ -60,6 +68,37 @@ class Grid(NamedTuple):
             low = low + step * self.kept(ttft_s, tpot_s, low + step * np.arange(1, POINTS)).sum(-1, keepdims=True)
             step = step / POINTS
         return np.where(count > 0, low * self.most, np.nan)
+
+    def largest_within(self, levels: Levels) -> np.ndarray:
+        """The largest rate at which all levels are kept, as `largest`."""
+        rate = self.largest(levels.first_s, levels.each_s, ROUNDS)
+        if not levels.tails:
+            return rate
+        light = LIGHT * self.most
+        high = np.where(np.isfinite(rate), rate, light)
+
+        def kept(rate: np.ndarray) -> np.ndarray:
+            times, _ = self.seen(self.at(rate), levels)
+            return levels.slack(times)[0] <= 1.0
+
+        return largest_kept(kept, light, high)
+
+
+def largest_kept(kept: Any, light: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """The largest rates between `light` and `high` that `kept` says yes to, by halving; NaN where it denies `light`."""
+    possible, all_of_it = kept(light), kept(high)
+    low = np.where(all_of_it, high, light)
+    for _ in range(HALVINGS):
+        middle = 0.5 * (low + high)
+        good = kept(middle)
+        low, high = np.where(good, middle, low), np.where(good, high, middle)
+    return np.where(possible, low, np.nan)
+
+
+def times_of(ttft_s: np.ndarray, tpot_s: np.ndarray, found: Draws) -> Times:
+    """Means and the 99th percentiles of `found`, all of one shape."""
+    tails = (np.quantile(x, 0.99, axis=-1, method="inverted_cdf") for x in (found.ttft_s, found.tpot_s))
+    return Times(*np.broadcast_arrays(ttft_s, tpot_s, *tails))
 
 
 def first_token_s(state: SteadyState) -> np.ndarray:

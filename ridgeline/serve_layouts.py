@@ -30,9 +30,10 @@ from workloads.layers import MixtureOfExperts
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """One replica: its degrees, the law of one data-parallel rank and the tokens of cache a rank has room for,
-    [budgets] (larger token budgets leave less)."""
+    """One replica: its chips (`stock` in the list of kinds), degrees, the law of one data-parallel rank and the tokens of cache a
+    rank has room for, [budgets] (larger token budgets leave less)."""
 
+    stock: int
     parallelism: Parallelism
     law: PhaseLaw
     kv_tokens: np.ndarray
@@ -126,6 +127,7 @@ def fitting(
 def laws(
     model: TransformerModel,
     chip: Accelerator,
+    stock: int,
     fits: list[tuple[Parallelism, np.ndarray]],
     budgets: np.ndarray,
     sequences: np.ndarray,
@@ -133,12 +135,11 @@ def laws(
     stack: str,
     *,
     kv_dtype: str = "",
-    progress: Callable[[int, int], None],
+    progress: Callable[[], None],
 ) -> tuple[list[Layout], str]:
-    """Layouts with their phase laws, and why the last one without a law has none. `progress(done, all)` counts the laws as
-    half of what is to be done."""
+    """Layouts with their phase laws, and why the last one without a law has none. `progress` is called for each."""
     found, reason = [], ""
-    for done, (p, kv) in enumerate(fits, start=1):
+    for p, kv in fits:
         ranks = int(p.dp)
         knots = Knots(
             int(max(budgets.max(), 64.0)) * ranks, int(max(longest, 128.0)), int(max(sequences.max(), 64.0)) * ranks
@@ -148,6 +149,7 @@ def laws(
         except ValueError as error:
             reason = str(error)
         else:
-            found.append(Layout(parallelism=p, law=law.of_rank(ranks) if ranks > 1 else law, kv_tokens=kv))
-        progress(done, 2 * len(fits))
+            of_rank = law.of_rank(ranks) if ranks > 1 else law
+            found.append(Layout(stock=stock, parallelism=p, law=of_rank, kv_tokens=kv))
+        progress()
     return found, reason

@@ -98,6 +98,8 @@ def simulate(
         raise ValueError(f"model: {getattr(described, 'name', model)!r} generates no tokens; expected a language model")
     if dtype is not None:
         described = described.with_quantisation(uniform(dtype))
+    if isinstance(on, str) and on.rpartition(":")[2].isdecimal() and ":" in on:
+        raise ValueError(f"on: {on!r}; expected a chip alone, as many as tp, pp, dp and replicas take")
     chip = on if isinstance(on, Accelerator) else hardware.load(on)
     known = load_engine(engine)
     own = known.calibrated()
@@ -174,6 +176,8 @@ def _load(trace, rate_per_s, concurrency, requests, input_tokens, output_tokens,
         raise ValueError(f"requests: {requests!r}; expected at least 1")
     if not 0.0 <= spread < 1.0:
         raise ValueError(f"spread: {spread!r}; expected a share in [0, 1)")
+    if rate_per_s is not None and not 0.0 < rate_per_s < np.inf:
+        raise ValueError(f"rate: {rate_per_s!r}; expected requests/s above 0")
     generator = np.random.default_rng(seed)
     draw = generator.uniform(1.0 - spread, 1.0, (2, requests))
     prompts, outputs = np.ceil(draw * np.array([[input_tokens], [output_tokens]]))

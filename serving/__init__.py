@@ -7,7 +7,15 @@ kernels make a phase (composition).
 from serving.closed_form_law import closed_form_law
 from serving.closed_loop import closed_loop
 from serving.disaggregated import Disaggregated, Disaggregation, disaggregated_loop
-from serving.distributions import Quantiles, distributions
+from serving.disaggregated_open import (
+    DisaggregatedState,
+    Wire,
+    Workers,
+    disaggregated_draws,
+    disaggregated_state,
+    replay_disaggregated,
+)
+from serving.distributions import Draws, Quantiles, distributions, draws
 from serving.engine import Engine, Overheads
 from serving.engines import KnownEngine, engine_of, engines, load_engine
 from serving.kv_capacity import kv_capacity_tokens
@@ -28,7 +36,9 @@ __all__ = [
     "Bound",
     "Deployment",
     "Disaggregated",
+    "DisaggregatedState",
     "Disaggregation",
+    "Draws",
     "Engine",
     "KnownEngine",
     "Lengths",
@@ -42,11 +52,16 @@ __all__ = [
     "SteadyState",
     "Tables",
     "Transient",
+    "Wire",
+    "Workers",
     "che_hit_rate",
     "closed_form_law",
     "closed_loop",
+    "disaggregated_draws",
     "disaggregated_loop",
+    "disaggregated_state",
     "distributions",
+    "draws",
     "engine_of",
     "engines",
     "iteration_time",
@@ -56,6 +71,7 @@ __all__ = [
     "read_blocks",
     "read_requests",
     "replay",
+    "replay_disaggregated",
     "speculative_law",
     "speculative_lengths",
     "steady_state",

@@ -45,6 +45,24 @@ class Quantiles(NamedTuple):
     mean: Array
 
 
+class Draws(NamedTuple):
+    """Requests at equally likely points, arrays [..., points]: seconds, and of each the decode steps and computed prompt
+    tokens. `tpot_s` is NaN where there are no steps."""
+
+    ttft_s: Array
+    tpot_s: Array
+    e2e_s: Array
+    queue_s: Array
+    steps: Array
+    computed_tokens: Array
+
+    def within(self, ttft_s: Array, tpot_s: Array) -> Array:
+        """Share of requests, [...], that get their first token within `ttft_s` and the others within `tpot_s` each, [...]."""
+        xp = namespace(self, ttft_s, tpot_s)
+        first, each = (xp.asarray(x)[..., None] for x in (ttft_s, tpot_s))
+        return xp.mean(xp.where((self.ttft_s <= first) & ~(self.tpot_s > each), 1.0, 0.0), axis=-1)
+
+
 def distributions(
     law: PhaseLaw,
     engine: Engine,
@@ -57,22 +75,43 @@ def distributions(
 ) -> Quantiles:
     """Quantiles over requests of `state`, which `steady_state` gave for the same law, engine and lengths; infinite where
     the load is unstable."""
+    found = draws(law, engine, lengths, state, limits=limits, deployment=deployment)
+    xp, at = namespace(found), np.asarray(quantiles)
+    return Quantiles(
+        quantile(found.ttft_s, at),
+        xp.nanquantile(found.tpot_s, at, axis=-1),
+        quantile(found.e2e_s, at),
+        quantile(found.queue_s, at),
+        xp.stack([xp.nanmean(x, axis=-1) for x in found[:4]]),
+    )
+
+
+def draws(
+    law: PhaseLaw,
+    engine: Engine,
+    lengths: Lengths,
+    state: SteadyState,
+    *,
+    limits: Limits | None = None,
+    deployment: Deployment = SINGLE,
+) -> Draws:
+    """The points that `distributions` takes quantiles of."""
     case = case_of(law, Limits.of(engine) if limits is None else limits, moments(lengths))
     policy = Policy(
         engine.batching, engine.chunked, engine.lookahead, deployment.replicas if deployment.lockstep else 1
     )
     xp = namespace(case, state, lengths)
     parts = Parts._make(xp.asarray(x)[..., None] for x in state.parts)
-    u = _lattice(8)
+    u = lattice(8)
     computed, steps = _drawn(xp, lengths, u[0])
-    wait = _sometimes(xp, parts.capacity_s, parts.capacity_share, u[1])
+    wait = sometimes(xp, parts.capacity_s, parts.capacity_share, u[1])
     if engine.batching == "static":
         own = xp.asarray(state.prefill_s)[..., None] + 0.0 * computed
         landing = 2.0 * parts.residual_s * u[2]
     else:
         landing, beside = _landing(xp, state, parts, u[2], u[5], u[6], u[7])
         own = policy.own_s(case, computed, beside, parts.decoding, parts.budget, parts.full_s)
-    left = _sometimes(xp, parts.backlog_s, parts.backlog_share, u[3])
+    left = sometimes(xp, parts.backlog_s, parts.backlog_share, u[3])
     queue = wait + landing + left
     limit = case.limits
     ttft = queue + own + xp.asarray(limit.request_s + limit.token_s)[..., None]
@@ -81,15 +120,7 @@ def distributions(
     step_s = step_s * xp.exp(xp.sqrt(variance) * _normal(u[4]) - 0.5 * variance)
     e2e = ttft + steps * step_s
     tpot = xp.where(steps > 0.0, step_s / xp.asarray(state.tokens_per_step)[..., None], xp.nan)
-    at = np.asarray(quantiles)
-    mean = xp.stack([xp.nanmean(x, axis=-1) for x in (ttft, tpot, e2e, queue)])
-    return Quantiles(
-        _quantile(xp, ttft, at),
-        xp.nanquantile(tpot, at, axis=-1),
-        _quantile(xp, e2e, at),
-        _quantile(xp, queue, at),
-        mean,
-    )
+    return Draws._make(xp.broadcast_arrays(ttft, tpot, e2e, queue, steps, computed))
 
 
 def _drawn(xp, lengths: Lengths, u: np.ndarray) -> tuple[Array, Array]:
@@ -100,7 +131,7 @@ def _drawn(xp, lengths: Lengths, u: np.ndarray) -> tuple[Array, Array]:
     return xp.take_along_axis(computed, index, -1), xp.take_along_axis(steps, index, -1)
 
 
-def _sometimes(xp, mean: Array, share: Array, u: np.ndarray) -> Array:
+def sometimes(xp, mean: Array, share: Array, u: np.ndarray) -> Array:
     """A variable of `mean` that is 0 but for a `share`, then exponential; where everybody waits, the mean."""
     some = xp.maximum(share, 1e-9)
     waiting = u < some
@@ -143,7 +174,7 @@ def _tpot_variance(xp, case: Case, parts, steps: Array) -> Array:
     return xp.log1p(parts.slow_deviation**2 * slow + parts.fast_deviation**2 / xp.maximum(steps, 1.0))
 
 
-def _lattice(dimensions: int) -> np.ndarray:
+def lattice(dimensions: int) -> np.ndarray:
     """Points [dimensions, points] of a Korobov lattice, in the middle of their cells."""
     powers = np.array([pow(GENERATOR, d, POINTS) for d in range(dimensions)])
     return ((np.arange(POINTS) * powers[:, None]) % POINTS + 0.5) / POINTS
@@ -155,8 +186,9 @@ def _normal(u: np.ndarray) -> np.ndarray:
     return ndtri(u)
 
 
-def _quantile(xp, values: Array, at: np.ndarray) -> Array:
-    """Quantiles along the last axis of values that may be infinite."""
+def quantile(values: Array, at: np.ndarray) -> Array:
+    """Quantiles [at, ...] along the last axis of values that may be infinite."""
+    xp = namespace(values)
     ranked = xp.sort(values, axis=-1)
     index = np.clip(np.round(at * values.shape[-1] - 0.5).astype(int), 0, values.shape[-1] - 1)
     return xp.moveaxis(ranked[..., index], -1, 0)

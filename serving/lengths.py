@@ -67,6 +67,28 @@ class Lengths:
         distinct, count = np.unique(triples, axis=0, return_counts=True)
         return cls.of(*distinct.T.astype(float), share=count)
 
+    def binned(self, prompts: int = 8, outputs: int = 4) -> "Lengths":
+        """At most `prompts` x `outputs` classes of about equal share: cut by computed prompt tokens, each part by output tokens,
+        the means of each. Of one distribution [classes]; means over all are kept, squares a little smaller."""
+        names = ("share", "input_tokens", "output_tokens", "cached_tokens")
+        values = np.stack([np.broadcast_to(getattr(self, name), self.share.shape) for name in names])
+
+        def cut(part: np.ndarray, by: np.ndarray, pieces: int) -> list[np.ndarray]:
+            part = part[:, np.argsort(by, kind="stable")]
+            middle = (np.cumsum(part[0]) - 0.5 * part[0]) / part[0].sum()
+            at = np.minimum((middle * pieces).astype(int), pieces - 1)
+            return [part[:, at == i] for i in np.unique(at)]
+
+        parts = [
+            piece
+            for part in cut(values, values[1] - values[3], prompts)
+            for piece in cut(part, part[2], outputs)
+            if piece[0].sum() > 0.0
+        ]
+        total = np.array([part[0].sum() for part in parts])
+        means = [np.array([(part[0] * part[i]).sum() for part in parts]) / total for i in (1, 2, 3)]
+        return Lengths(total, *means, tokens_per_step=self.tokens_per_step)
+
     @classmethod
     def uniform(cls, input_tokens: float, output_tokens: float, low: float = 0.8, classes: int = CLASSES) -> "Lengths":
         """Both lengths uniform in [low, 1] of the given, independent of each other."""

@@ -51,10 +51,12 @@ class Served:
         return self.generated_tokens / self.makespan_s if self.makespan_s > 0.0 else float("nan")
 
     def summary(self) -> pd.DataFrame:
-        """Mean, p50, p90, p99 of each metric over served requests, seconds."""
+        """Mean, p50, p90, p99 of each metric over served requests, seconds; NaN where none was served, and of `tpot_s` where
+        none has a second token."""
         rows = {}
         for name in METRICS:
-            values = getattr(self, name)[~self.refused]
+            shown = ~self.refused & (name != "tpot_s" or bool((self.requests.output_tokens > 1).any()))
+            values = getattr(self, name)[shown]
             if len(values):
                 rows[name] = [values.mean(), *np.percentile(values, [50, 90, 99])]
             else:

@@ -38,7 +38,7 @@ def dataflow(
 
     from dataflow.layer_mapping import run_layer
     from dataflow.presets import preset
-    from ridgeline.cli.files import PICTURES, check_target
+    from ridgeline.cli.files import PICTURES, check_target, pyplot, save_picture
 
     check_target("--plot", plot, PICTURES)
     if not layer:
@@ -48,12 +48,10 @@ def dataflow(
     names = [rule.name for rule in chosen.dataflows] if flow == "all" else [flow or chosen.dataflows[0].name]
     runs = {name: run_layer(problem, chosen, dataflow=name, objective=objective) for name in names}
     if plot is not None:
+        pyplot()
         from dataflow.plots import layer_figure
 
-        try:
-            layer_figure(runs, title=f"{' '.join(layer)} on {chosen.name}").savefig(plot)
-        except (OSError, ValueError) as error:
-            raise ValueError(f"--plot: {str(plot)!r} cannot be written: {error}") from None
+        save_picture(layer_figure(runs, title=f"{' '.join(layer)} on {chosen.name}"), plot)
     if as_json:
         print(dumps([_described(chosen.name, name, run) for name, run in runs.items()], indent=1))
         return

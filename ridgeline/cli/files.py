@@ -1,7 +1,10 @@
 """Files and folders that options name, checked before anything is computed; what is wrong is said the same way everywhere."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 #: Endings of pictures.
 PICTURES = (".png", ".pdf", ".svg", ".jpg")
@@ -23,6 +26,34 @@ def check_target(option: str, path: Path | None, endings: tuple[str, ...] = ()) 
         raise ValueError(f"{option}: {str(path.parent)!r} is not a folder; expected a file in an existing one")
     if not os.access(path if path.exists() else path.parent, os.W_OK):
         raise ValueError(f"{option}: {str(path)!r} may not be written to")
+
+
+@contextmanager
+def writing(option: str, path: Path) -> Iterator[None]:
+    """What is written to `path` inside; what goes wrong becomes a `ValueError` naming `option`."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{option}: {str(path)!r} cannot be written: {error}") from None
+
+
+def pyplot() -> Any:
+    """`matplotlib.pyplot` that needs no screen."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    return plt
+
+
+def save_picture(figure: Any, path: Path, option: str = "--plot") -> None:
+    """Write `figure` to `path` and close it; `ValueError` naming `option` where that fails."""
+    try:
+        with writing(option, path):
+            figure.savefig(path)
+    finally:
+        pyplot().close(figure)
 
 
 def checked_folder(option: str, path: Path) -> Path:

@@ -35,7 +35,7 @@ def predict(
     from rich.console import Console
 
     from ridgeline import report
-    from ridgeline.cli.files import PICTURES, check_target
+    from ridgeline.cli.files import PICTURES, check_target, writing
     from ridgeline.prediction import predict as answer
 
     check_target("--plot", plot, PICTURES)
@@ -57,10 +57,8 @@ def predict(
         constants=constants,
     ).require_answer()
     if plot is not None:
-        try:
+        with writing("--plot", plot):
             report.save_roofline(prediction, plot)
-        except (OSError, ValueError) as error:
-            raise ValueError(f"--plot: {str(plot)!r} cannot be written: {error}") from None
     if trace is not None:
         from ridgeline.phase_trace import save_phase_trace
 

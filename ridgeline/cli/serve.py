@@ -133,9 +133,10 @@ def _seconds(value: float) -> str:
 
 
 def _picture(found: Any, path: Path) -> None:
-    import matplotlib.pyplot as plt
-
+    from ridgeline.cli.files import pyplot, save_picture
     from roofline.plots import plot_style
+
+    plt = pyplot()
     from serving.plots import distribution_plot
 
     if found.served.refused.all():
@@ -145,9 +146,4 @@ def _picture(found: Any, path: Path) -> None:
         for metric, ax in zip(("ttft_s", "tpot_s"), axes):
             distribution_plot(found.served, metric, ax=ax)
         figure.suptitle(f"{found.model.name} on {found.devices} x {found.chip.name}, {found.engine.name}, {found.load}")
-        try:
-            figure.savefig(path)
-        except (OSError, ValueError) as error:
-            raise ValueError(f"--plot: {str(path)!r} cannot be written: {error}") from None
-        finally:
-            plt.close(figure)
+        save_picture(figure, path)

@@ -1,4 +1,4 @@
-"""`ridgeline serve plan MODEL --on CHIP:N`: the deployments that keep the service levels, by goodput per chip."""
+"""`ridgeline serve plan`: the best deployment of a model within service levels."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,20 +8,42 @@ import typer
 
 def plan(
     model: Annotated[str, typer.Argument(help="Built-in name, folder with a config.json, or a config.json.")],
-    on: Annotated[str, typer.Option(help="Chip and how many there are: catalogue name or TOML file, :N (1).")],
-    input: Annotated[int, typer.Option(help="Prompt tokens per request.")],
-    output: Annotated[int, typer.Option(help="Generated tokens per request.")],
-    ttft: Annotated[float, typer.Option(help="Mean seconds to the first token at most.")],
-    tpot: Annotated[float, typer.Option(help="Mean seconds per further token at most.")],
+    on: Annotated[
+        str, typer.Option(help="Chips there are: catalogue name or TOML file, :N (1); several kinds with commas.")
+    ],
+    input: Annotated[int | None, typer.Option(help="Prompt tokens per request.")] = None,
+    output: Annotated[int | None, typer.Option(help="Generated tokens per request.")] = None,
+    trace: Annotated[
+        Path | None,
+        typer.Option(help="Parquet or CSV whose requests have the lengths, instead of --input and --output."),
+    ] = None,
+    ttft: Annotated[float | None, typer.Option(help="Mean seconds to the first token at most.")] = None,
+    tpot: Annotated[float | None, typer.Option(help="Mean seconds per further token at most.")] = None,
+    ttft_p99: Annotated[
+        float | None, typer.Option(help="99th percentile of seconds to the first token at most.")
+    ] = None,
+    tpot_p99: Annotated[
+        float | None, typer.Option(help="99th percentile of seconds per further token at most.")
+    ] = None,
     rate: Annotated[
         float | None, typer.Option(help="Poisson arrivals per second (default: the most possible).")
     ] = None,
     concurrency: Annotated[int | None, typer.Option(help="Closed loop: requests in flight.")] = None,
+    mode: Annotated[
+        str, typer.Option(help="aggregated, disaggregated (pools for prompts and for decoding) or all.")
+    ] = "all",
+    sort: Annotated[str, typer.Option(help="Rank by goodput (per chip) or cost (per token).")] = "goodput",
+    link: Annotated[
+        str | None,
+        typer.Option(help="Link that all caches share between pools, e.g. '100 GB/s' (default: each chip's)."),
+    ] = None,
     engine: Annotated[str, typer.Option(help="Serving engine: vllm, trtllm, sglang, ...")] = "vllm",
     spread: Annotated[float, typer.Option(help="Lengths uniform in [1 - spread, 1] of these.")] = 0.0,
     dtype: Annotated[str | None, typer.Option(help="Weight format instead of the model's own, e.g. fp8.")] = None,
     kv_dtype: Annotated[str, typer.Option(help="Cache format instead of the model's own.")] = "",
-    usd_per_hour: Annotated[float | None, typer.Option(help="Price of a chip (default: cost of owning it).")] = None,
+    usd_per_hour: Annotated[
+        str | None, typer.Option(help="Price of a chip, or of each kind with commas (default: cost of owning it).")
+    ] = None,
     top: Annotated[int, typer.Option(help="Layouts to print, each with its best batching.")] = 10,
     plot: Annotated[
         Path | None, typer.Option(help="Write throughput per chip against user speed to this picture.")
@@ -30,85 +52,143 @@ def plan(
         bool, typer.Option("--json", help="Print JSON (SI units) with all settings instead of a table.")
     ] = False,
 ) -> None:
-    """Rank all layouts and batching limits by the goodput per chip within both service levels."""
-    from json import dumps, loads
+    """Rank all layouts, pools and batching limits by the goodput per chip within the service levels."""
+    from json import dumps
 
     from rich.console import Console
     from rich.progress import Progress
 
+    from hardware.quantities import parse_quantity
     from ridgeline.cli.files import PICTURES, check_target
     from ridgeline.serve_plan import plan as answer
+    from serving import read_requests
 
     check_target("--plot", plot, PICTURES)
     if top < 1:
         raise ValueError(f"--top: {top}; expected at least 1")
+    prices = None if usd_per_hour is None else tuple(_price(word, usd_per_hour) for word in usd_per_hour.split(","))
     errors = Console(stderr=True)
     with Progress(console=errors, transient=True, disable=not errors.is_terminal) as bar:
         task = bar.add_task("layouts", total=None)
         found = answer(
-            model, on=on, input_tokens=input, output_tokens=output, ttft_s=ttft, tpot_s=tpot, rate_per_s=rate,
-            concurrency=concurrency, engine=engine, spread=spread, dtype=dtype, kv_dtype=kv_dtype,
-            usd_per_hour=usd_per_hour, progress=lambda done, total: bar.update(task, completed=done, total=total),
+            model, on=on, input_tokens=input, output_tokens=output,
+            requests=None if trace is None else read_requests(trace), ttft_s=ttft, tpot_s=tpot, ttft_p99_s=ttft_p99,
+            tpot_p99_s=tpot_p99, rate_per_s=rate, concurrency=concurrency, mode=mode, sort=sort, engine=engine, spread=spread,
+            dtype=dtype, kv_dtype=kv_dtype, usd_per_hour=prices[0] if prices and len(prices) == 1 else prices,
+            link_bytes_per_s=None if link is None else parse_quantity(link, "bytes_per_s", "link"),
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
         )  # fmt: skip
     if plot is not None:
         _picture(found, plot)
     if json:
-        frames = {
-            name: loads(str(frame.to_json(orient="records", double_precision=15)))
-            for name, frame in (("settings", found.settings.drop(columns="layout")), ("curve", found.curve))
-        }
-        usd = found.usd_per_hour
-        head = {
-            "model": found.model.name, "chip": found.chip.name, "chips": found.chips, "engine": found.engine.name,
-            "load": found.load, "ttft_s": found.ttft_s, "tpot_s": found.tpot_s, "usd_per_hour": None if usd != usd else usd,
-            "counts": found.counts, "notes": list(found.notes),
-        }  # fmt: skip
-        print(dumps(head | frames, indent=1))
+        print(dumps(as_json(found), indent=1))
     else:
         _print(found, top, Console())
         if plot is not None:
             Console().print(f"picture: {plot}", markup=False)
 
 
+def _price(word: str, given: str) -> float:
+    try:
+        return float(word)
+    except ValueError:
+        raise ValueError(
+            f"usd_per_hour: {given!r}; expected USD, or one price for each kind of chip with commas"
+        ) from None
+
+
+def as_json(found: Any) -> dict[str, Any]:
+    """A plan in SI units; a figure that does not exist is null."""
+    from json import loads
+
+    frames = {
+        name: loads(str(frame.to_json(orient="records", double_precision=15)))
+        for name, frame in (
+            ("settings", found.settings.drop(columns=["layout", "prefill_layout"])),
+            ("curve", found.curve),
+        )
+    }
+    stocks = [
+        {
+            "chip": s.chip.name,
+            "chips": s.count,
+            "usd_per_hour": None if s.usd_per_hour != s.usd_per_hour else s.usd_per_hour,
+        }
+        for s in found.stocks
+    ]
+    levels = {
+        name: None if value == float("inf") else value for name, value in zip(found.levels._fields[:4], found.levels)
+    }
+    return {
+        "model": found.model.name, "on": stocks, "chips": found.chips, "engine": found.engine.name, "load": found.load,
+        "levels": levels, "counts": found.counts, "notes": list(found.notes), **frames,
+    }  # fmt: skip
+
+
 def _print(found: Any, top: int, console: Any) -> None:
     from rich.table import Table
 
+    from ridgeline.serve_plot import layout_words
+
     rows = found.best_per_layout()
-    levels = f"TTFT {_seconds(found.ttft_s)}, TPOT {_seconds(found.tpot_s)}"
-    title = f"{found.model.name} on {found.chips} x {found.chip.name}, {found.engine.name}: {levels}"
+    kinds, tails = len(found.stocks) > 1, found.levels.tails
+    title = f"{found.model.name} on {' and '.join(map(str, found.stocks))}, {found.engine.name}: {found.levels}"
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    for name in ("tp ep dp x n", "seqs", "tokens", "req/s", "tok/s/chip", "$/Mtok", "TTFT", "TPOT", "binds"):
-        table.add_column(name, justify="right", no_wrap=name == "tp ep dp x n")
+    names = ("deployment", "seqs", "tokens", "req/s", "tok/s/chip", "$/Mtok", "TTFT", "TPOT", "within", "binds")
+    for name in names:
+        left = name in ("deployment", "binds")
+        table.add_column(
+            f"p99 {name}" if tails and name in ("TTFT", "TPOT") else name,
+            justify="left" if left else "right",
+            no_wrap=left,
+        )
     for _, row in rows.head(top).iterrows():
         usd = row["usd_per_million_output_tokens"]
+        pools = row["mode"] == "disaggregated"
+        tokens = row["prefill_max_batched_tokens"] if pools else row["max_batched_tokens"]
+        ttft, tpot = (row[f"{name}_p99_s" if tails else f"{name}_s"] for name in ("ttft", "tpot"))
         table.add_row(
-            f"{row['tp']} {row['ep']} {row['dp']} x {row['replicas']}", str(row["max_sequences"]),
-            str(row["max_batched_tokens"]), f"{row['requests_per_s']:.3g}", f"{row['output_tokens_per_s_per_gpu']:,.0f}",
-            "-" if usd != usd else f"{usd:.3g}", _seconds(row["ttft_s"]), _seconds(row["tpot_s"]), row["binding"],
+            layout_words(row, kinds=kinds, counts=True), str(row["max_sequences"]), str(tokens), f"{row['requests_per_s']:.3g}",
+            f"{row['output_tokens_per_s_per_gpu']:,.0f}", "-" if usd != usd else f"{usd:.3g}", _seconds(ttft), _seconds(tpot),
+            f"{100 * row['within']:.0f} %", row["binding"],
         )  # fmt: skip
     console.print(table)
-    counts, best = found.counts, rows.iloc[0]
-    console.print(
-        f"load: {found.load}; {counts['settings_within_levels']} of {counts['settings']} settings keep both levels, on "
-        f"{counts['layouts_answered']} of {counts['layouts']} layouts ({counts['layouts_that_fit']} fit); tokens are output "
-        f"tokens; the best runs at {100 * best['load']:.0f} % of its limit ({best['limit']})",
-        highlight=False,
-    )
+    for line in _lines(found, rows):
+        console.print(line, markup=False, highlight=False)
+
+
+def _lines(found: Any, rows: Any) -> list[str]:
+    """What is said below the table."""
+    from ridgeline.serve_plot import layout_words
+
+    counts, best, kinds = found.counts, rows.iloc[0], len(found.stocks) > 1
+    pairs = f" and {counts['pairs']} pairs of pools (prompts > decoding)" if "pairs" in counts else ""
+    lines = [
+        f"load: {found.load}; {counts['settings_within_levels']} of {counts['settings']} settings keep the levels, on "
+        f"{counts['layouts_answered']} of {counts['layouts']} layouts ({counts['layouts_that_fit']} fit){pairs}; tokens are "
+        f"output tokens; within: requests within both levels; the best runs at {100 * best['load']:.0f} % of its limit "
+        f"({best['limit']})"
+    ]
+    modes = {mode: part.iloc[0] for mode, part in rows.groupby("mode", sort=False)}
+    if len(modes) > 1:
+        other = next(row for mode, row in modes.items() if mode != best["mode"])
+        more = best["requests_per_s_per_gpu"] / other["requests_per_s_per_gpu"] - 1.0
+        lines.append(
+            f"best {other['mode']}: {layout_words(other, kinds=kinds, counts=True)}, {other['requests_per_s']:.3g} req/s; the "
+            f"best {best['mode']} serves {100 * more:+.0f} % per chip"
+        )
     if best["tpot_low_s"] == best["tpot_low_s"]:
-        console.print(
-            f"90 % ranges: TTFT {_seconds(best['ttft_low_s'])} to {_seconds(best['ttft_high_s'])}, TPOT "
+        lines.append(
+            f"90 % ranges: mean TTFT {_seconds(best['ttft_low_s'])} to {_seconds(best['ttft_high_s'])}, mean TPOT "
             f"{_seconds(best['tpot_low_s'])} to {_seconds(best['tpot_high_s'])} for the best, in proportion for the others; "
-            f"it keeps both levels with probability {best['confidence']:.2f} at most",
-            highlight=False,
+            f"it keeps the levels with probability {best['confidence']:.2f} at most"
         )
     low, high = (best[f"requests_per_s_per_gpu_{end}"] * best["gpus"] for end in ("low", "high"))
     if low == low:
-        console.print(
-            f"the best serves {low:.3g} to {high:.3g} requests/s within both levels if times are off by their 90 %",
-            highlight=False,
+        lines.append(
+            f"the best serves {low:.3g} to {high:.3g} requests/s within the levels if times are off by their 90 %"
         )
-    for note in found.notes:
-        console.print(f"note: {note}", markup=False, highlight=False)
+    return [*lines, *(f"note: {note}" for note in found.notes)]
 
 
 def _seconds(value: float) -> str:
@@ -116,35 +196,13 @@ def _seconds(value: float) -> str:
 
 
 def _picture(found: Any, path: Path) -> None:
-    import matplotlib
+    from ridgeline.cli.files import pyplot, save_picture
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
+    plt = pyplot()
+    from ridgeline.serve_plot import plan_plot
     from roofline.plots import plot_style
 
     with plot_style():
-        figure, ax = plt.subplots(figsize=(7.0, 4.4), constrained_layout=True)
-        x, y = "user_tokens_per_s", "output_tokens_per_s_per_gpu"
-        points = found.curve.sort_values([x, y], ascending=False)
-        front = points[points[y] > points[y].cummax().shift(fill_value=0.0)]
-        for _, curve in found.curve.groupby(["tp", "ep", "dp"]):
-            ax.plot(curve[x], curve[y], lw=0.7, color="0.8", zorder=1)
-        ax.plot(front[x], front[y], lw=0.8, color="0.3", zorder=2)
-        for degrees, part in front.groupby(["tp", "ep", "dp"]):
-            label = " ".join(f"{name} {value}" for name, value in zip(("tp", "ep", "dp"), degrees))
-            ax.plot(part[x], part[y], "o", ms=3.5, label=label)
-        best = found.settings.iloc[0]
-        ax.plot(best[x], best[y], "k*", ms=9, label="best setting", zorder=4)
-        ax.axvline(1.0 / found.tpot_s, color="0.5", lw=0.8, ls="--", label="TPOT level")
-        ax.set(
-            xlabel="output tokens/s per user (1 / TPOT)", ylabel="output tokens/s per chip", yscale="log",
-            title=f"{found.model.name} on {found.chips} x {found.chip.name}, {found.engine.name}, TTFT {_seconds(found.ttft_s)}",
-        )  # fmt: skip
-        ax.legend(fontsize=7, title="on the front", title_fontsize=7, loc="lower left")
-        try:
-            figure.savefig(path)
-        except (OSError, ValueError) as error:
-            raise ValueError(f"--plot: {str(path)!r} cannot be written: {error}") from None
-        finally:
-            plt.close(figure)
+        figure, ax = plt.subplots(figsize=(7.6, 4.8), constrained_layout=True)
+        plan_plot(found, ax=ax)
+        save_picture(figure, path)

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from serving import Requests, read_requests
+from serving import Lengths, Requests, read_requests
 
 
 def write(tmp_path, **columns):
@@ -58,3 +58,19 @@ def test_calendar_time_counts_from_the_first_request(tmp_path):
     assert list(trace.arrival_s) == [0.0, 2.0]
     with pytest.raises(ValueError, match="arrival_s"):
         Requests.of([1.75e9], 10, 3)
+
+
+def test_binned_lengths_keep_their_means_and_nearly_their_squares():
+    random = np.random.default_rng(0)
+    prompts, outputs = np.ceil(random.lognormal([[7.0], [5.0]], 1.0, (2, 4000)))
+    all_of_them = Lengths.of_requests(Requests.of(0.0, prompts, outputs))
+    few = all_of_them.binned()
+    assert few.share.size <= 32
+    assert few.share.sum() == pytest.approx(1.0)
+    for name in ("input_tokens", "output_tokens"):
+        whole, binned = (x.mean(getattr(x, name)) for x in (all_of_them, few))
+        assert binned == pytest.approx(whole)
+    squares = [x.mean(x.input_tokens**2) for x in (few, all_of_them)]
+    assert 0.6 * squares[1] <= squares[0] <= squares[1]
+    one = Lengths.of(1000.0, 200.0).binned()
+    assert (one.share.size, one.input_tokens[0], one.output_tokens[0]) == (1, 1000.0, 200.0)

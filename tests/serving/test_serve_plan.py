@@ -21,13 +21,22 @@ def best():
     return plan(MODEL, on=f"{CHIP}:2", **ASKED, **FEW)
 
 
+@pytest.fixture(scope="module")
+def alone(best):
+    """Its aggregated settings."""
+    return best.settings[best.settings["mode"] == "aggregated"]
+
+
 def test_every_setting_fits_and_keeps_its_levels(best):
     rows = best.settings
     assert len(rows) == best.counts["settings_within_levels"] > 0
     assert (rows["ttft_s"] <= ASKED["ttft_s"] * (1 + 1e-6)).all()
     assert (rows["tpot_s"] <= ASKED["tpot_s"] * (1 + 1e-6)).all()
     assert (rows["gpus"] <= 2).all()
-    assert (rows["gpus"] == rows["tp"] * rows["dp"] * rows["replicas"]).all()
+    prompts = rows["prefill_tp"] * rows["prefill_dp"] * rows["prefill_replicas"]
+    assert (rows["gpus"] == rows["tp"] * rows["dp"] * rows["replicas"] + prompts).all()
+    assert ((prompts > 0) == (rows["mode"] == "disaggregated")).all()
+    assert set(rows["mode"]) == {"aggregated", "disaggregated"}
     assert (rows["kv_tokens"] >= 1100).all()
     assert (rows["load"] < 1.0).all()
     assert rows["requests_per_s_per_gpu"].is_monotonic_decreasing
@@ -56,22 +65,25 @@ def test_goodput_is_the_largest_rate(best):
         plan(MODEL, on=f"{CHIP}:2", rate_per_s=more, **ASKED, **one)
 
 
-def test_more_chips_serve_no_less(best):
-    totals = [plan(MODEL, on=CHIP, chips=n, **ASKED, **FEW).settings["requests_per_s"].max() for n in (1, 3)]
-    assert totals[0] <= best.settings["requests_per_s"].max() <= totals[1]
+def test_more_chips_serve_no_less(alone):
+    totals = [
+        plan(MODEL, on=CHIP, chips=n, mode="aggregated", **ASKED, **FEW).settings["requests_per_s"].max()
+        for n in (1, 3)
+    ]
+    assert totals[0] <= alone["requests_per_s"].max() <= totals[1]
 
 
-def test_stricter_levels_serve_no_more(best):
+def test_stricter_levels_serve_no_more(alone):
     for change in ({"ttft_s": 0.1}, {"tpot_s": 0.01}):
-        strict = plan(MODEL, on=f"{CHIP}:2", **(ASKED | change), **FEW)
+        strict = plan(MODEL, on=f"{CHIP}:2", mode="aggregated", **(ASKED | change), **FEW)
         most = strict.settings["requests_per_s_per_gpu"].max()
-        assert most <= best.settings["requests_per_s_per_gpu"].max() * (1 + 1e-6)
+        assert most <= alone["requests_per_s_per_gpu"].max() * (1 + 1e-6)
 
 
 @pytest.mark.parametrize("tight", [{}, {"ttft_s": 0.1}])
 def test_the_best_keeps_its_levels_in_the_replay(tight):
     asked = ASKED | tight
-    found = plan(MODEL, on=f"{CHIP}:2", **asked, **FEW)
+    found = plan(MODEL, on=f"{CHIP}:2", mode="aggregated", **asked, **FEW)
     layout, engine, deployment, rate = found.replayable()
     served = replay(Requests.poisson(rate, np.full(6000, 1000.0), 100.0, seed=1), layout.law, engine, deployment)
     assert not served.refused.any()
@@ -119,10 +131,10 @@ def test_short_answers_near_the_limit_have_sound_times(output):
 
 
 def test_cost_is_the_price_over_the_tokens(best):
-    priced = plan(MODEL, on=f"{CHIP}:2", usd_per_hour=3.6, **ASKED, **FEW).settings
+    priced = plan(MODEL, on=CHIP, usd_per_hour=3.6, **ASKED, **FEW).settings
     expected = 3.6 / (3600 * priced["output_tokens_per_s_per_gpu"]) * 1e6
     assert priced["usd_per_million_output_tokens"].to_numpy() == pytest.approx(expected.to_numpy())
-    assert best.usd_per_hour > 0.1
+    assert best.stocks[0].usd_per_hour > 0.1
     assert np.isnan(hourly_usd(best.chip.replace(name="unheard_of"))[0])
 
 

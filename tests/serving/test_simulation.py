@@ -69,7 +69,8 @@ def test_command_prints_json_and_draws(tmp_path, capsys):
     [
         ([], "exactly one of trace, rate and concurrency"),
         (["--rate", "1", "--concurrency", "2"], "exactly one"),
-        (["--rate", "-1"], "rate_per_s"),
+        (["--rate", "-1"], "rate: -1.0; expected requests/s above 0"),
+        (["--rate", "1", "--on", "h100_sxm:2"], "a chip alone"),
         (["--rate", "1", "--engine", "vlm"], "did you mean 'vllm'"),
         (["--rate", "1", "--router", "best"], "router"),
         (["--rate", "1", "--replicas", "0"], "deployment.replicas"),
