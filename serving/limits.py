@@ -48,6 +48,9 @@ class Case(NamedTuple):
 def case_of(law: PhaseLaw, limits: Limits, m: Moments) -> Case:
     """The case; with one pair of mean contexts for all configurations the law is cut there once."""
     law = replace(law, layer_s=law.layer_s + limits.layer_s)
+    shape = np.broadcast_shapes(*(np.shape(x) for x in (*limits, *m)))
+    if shape:  # what has rows of its own (capacities, ends) takes the shape of everything from here
+        limits = limits._replace(max_sequences=limits.max_sequences + namespace(limits, m).zeros(shape))
     context = m.decode_context + limits.imbalance * m.decode_deviation
     if np.ndim(context) == 0 and np.ndim(m.prompt_context) == 0:
         return Case(at_contexts(law, m.prompt_context, context), limits, m)

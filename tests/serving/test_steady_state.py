@@ -1,6 +1,7 @@
 """The fluid steady state: Little's law, limits worked out by hand, monotonicity, gradients, and the replay."""
 
 from dataclasses import replace
+from typing import Any
 
 import jax
 import numpy as np
@@ -129,6 +130,20 @@ def test_compiled_equals_eager_and_broadcasts():
         np.testing.assert_allclose(getattr(compiled, name), getattr(eager, name), rtol=1e-8)
     each = [steady_state(law(), ENGINE, lengths, rate_per_s=r).ttft_s for r in rates]
     np.testing.assert_allclose(eager.ttft_s, each, rtol=1e-8)
+
+
+@pytest.mark.parametrize("load", ["rate_per_s", "concurrency"])
+def test_any_limit_may_be_an_array(load):
+    lengths, values = Lengths.uniform(600, 120), np.array([0.0, 1e-3, 5e-3])
+    offered: dict[str, Any] = {load: 8.0}
+    for name in ("iteration_s", "watermark", "max_batched_tokens"):
+        at = values + (2048.0 if name == "max_batched_tokens" else 0.0)
+        many = steady_state(law(), ENGINE, lengths, **offered, limits=Limits.of(ENGINE)._replace(**{name: at})).ttft_s
+        each = [
+            steady_state(law(), ENGINE, lengths, **offered, limits=Limits.of(ENGINE)._replace(**{name: x})).ttft_s
+            for x in at
+        ]
+        np.testing.assert_allclose(many, each, rtol=1e-8)
 
 
 @pytest.mark.parametrize(("batching", "lookahead", "load"), [
