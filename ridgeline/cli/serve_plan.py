@@ -188,6 +188,10 @@ def _lines(found: Any, rows: Any) -> list[str]:
         lines.append(
             f"the best serves {low:.3g} to {high:.3g} requests/s within the levels if times are off by their 90 %"
         )
+    if not found.levels.tails and best["within"] < 0.9:
+        lines.append(
+            f"levels on means: {100 * best['within']:.0f} % of requests are within both; --ttft-p99 and --tpot-p99 ask for 99 %"
+        )
     return [*lines, *(f"note: {note}" for note in found.notes)]
 
 
