@@ -7,7 +7,7 @@ steps (one more core changes nothing until a wave is saved), so beside them stan
 and down, and `low` and `high` span all three: a wide span says that the answer depends on how far one goes.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -143,6 +143,9 @@ def _differences(problem: Problem, base: dict[str, float], fixed: dict[str, int]
 class _Held(Rounding):
     """Straight-through rounding of a point and then of others near it: what each call rounded off at the first is what it rounds
     off at the others. Models call it in the same order whatever their numbers."""
+
+    _off: list[Any]
+    _next: Iterator[Any] | None
 
     def __init__(self, mode: str) -> None:
         super().__init__(mode)

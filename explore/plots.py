@@ -123,7 +123,7 @@ def tornado_plot(
     ax = axes_for(ax)
     metric = metric or str(elasticities["metric"].iloc[0])
     rows = elasticities[(elasticities["metric"] == metric) & elasticities["elasticity"].notna()]
-    rows = rows.sort_values("elasticity", key=np.abs, ascending=False, kind="stable").head(most).iloc[::-1]
+    rows = rows.iloc[np.argsort(-np.abs(rows["elasticity"].to_numpy(float)), kind="stable")[:most][::-1]]
     if rows.empty:
         raise ValueError(f"no elasticities of {metric!r}")
     at = np.arange(len(rows))
@@ -140,11 +140,18 @@ def tornado_plot(
 
 
 def _told_apart(front: pd.DataFrame, drawn: Sequence[str]) -> str | None:
-    """The column whose few values points are to be coloured by: names first, then numbers that repeat."""
-    counts = {name: front[name].nunique() for name in front if name not in (*drawn, "index", "reason")}
-    named = [n for n, count in counts.items() if 1 < count <= _MOST_COLOURS and not is_numeric_dtype(front[n])]
-    few = [n for n, count in counts.items() if 1 < count <= min(6, len(front) // 3) and is_numeric_dtype(front[n])]
-    return named[0] if named else min(few, key=lambda name: counts[name], default=None)
+    """The column whose few values points are to be coloured by: names first, then small whole numbers (degrees, counts)."""
+    columns = {
+        str(name): front[name].to_numpy() for name in front if name not in (*drawn, "index", "reason", "devices")
+    }
+    named = [n for n, v in columns.items() if not is_numeric_dtype(v) and len(set(v)) <= _MOST_COLOURS]
+    if named:
+        return named[0]
+    whole = {
+        n: len(set(v)) for n, v in columns.items() if is_numeric_dtype(v) and np.all((v == np.round(v)) & (v < 1e4))
+    }
+    few = {n: count for n, count in whole.items() if 1 < count <= min(6, len(front) // 3)}
+    return min(few, key=lambda name: few[name], default=None)
 
 
 _UNITS = ("bytes_per_s", "flops_per_s", "tokens_per_s", "s", "bytes", "watts", "usd", "hz", "mm2", "joules")

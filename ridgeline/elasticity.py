@@ -100,8 +100,8 @@ def _with_remainder(part: pd.DataFrame) -> pd.DataFrame:
     if not metric.endswith("_s"):
         return part
     degree = -1.0 if metric.removesuffix("_per_device").endswith("_per_s") else 1.0
-    by_name = part.set_index("parameter")["elasticity"]
-    known = by_name[by_name.notna()]
+    values = part["elasticity"].to_numpy(float)
+    known = {str(name): float(value) for name, value in zip(part["parameter"], values) if math.isfinite(value)}
     rest = degree + sum(known.get(n, 0.0) for n in _PER_SECOND) - sum(known.get(n, 0.0) for n in _SECONDS)
     row = {"metric": metric, "parameter": REMAINDER, "elasticity": rest, "low": rest, "high": rest}
     return pd.concat([part, pd.DataFrame([row])], ignore_index=True)

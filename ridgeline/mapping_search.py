@@ -104,7 +104,8 @@ class MappingProblem:
         costs = {name: float(getattr(scored, name)) for name in ("energy_joules", "cycles", "energy_delay")}
         lines = describe(self.network, design) if rounded else write_mappings(design)
         designs = pd.DataFrame([{**chip, **costs, "mappings": "\n".join(lines)}])
+        problem: Any = self  # what a result asks of its problem, this one has
         return SearchResult(
-            problem=self, method=method, designs=designs, history=history, evaluations=evaluations, gradients=gradients,
+            problem=problem, method=method, designs=designs, history=history, evaluations=evaluations, gradients=gradients,
             seconds=seconds,
         )  # fmt: skip

@@ -84,13 +84,13 @@ class ShapeObjective:
         for shape in np.unique(shapes, axis=0):
             rows = np.flatnonzero(np.all(shapes == shape, axis=1))
             mine = {name: value[rows] if name in numbers else value for name, value in subjects.items()}
-            for name, value in self._metrics(mine, *(int(size) for size in shape), rounding).items():
+            for name, value in self._metrics(mine, *map(int, shape), rounding=rounding).items():
                 found.setdefault(name, np.full(count, np.nan))[rows] = value
         found["reason"] = np.where(np.isnan(found["reason"]), Reason.NOT_DIVISIBLE.value, found["reason"])
         return found
 
     def _metrics(
-        self, subjects: Mapping[str, Any], layers: int, heads: int, head_dim: int, rounding: Rounding
+        self, subjects: Mapping[str, Any], layers: int, heads: int, head_dim: int, *, rounding: Rounding
     ) -> dict[str, Any]:
         model = decoder(
             parameters=self.parameters, layers=layers, heads=heads, head_dim=head_dim, kv_heads=self.kv_heads,
