@@ -1,0 +1,203 @@
+"""Steady state of a stage network: times, queues and limits in closed form, for one configuration or a million.
+
+    end-to-end time of a class:  t = (I - P)^-1 s       s_k: mean time at stage k = wait of its pool + its own service
+    its second moment:           q = (I - P)^-1 (s2 + 2 s P t),    s2_k = variance of the time at k + s_k^2
+
+From mean and variance follow percentiles of a gamma distribution (Wilson and Hilferty 1931). Traffic, utilisation and burstiness:
+`serving.stages.traffic`; waiting: `serving.stages.shared_service`, `serving.stages.batch_service`. Pools are taken as
+independent given their arrivals (exact for product-form networks: Poisson arrivals, exponential or shared service).
+
+Includes overload: what gets through, which queue grows. Excludes: transients, finite buffers that block, correlation between
+the waits of one request. Everything broadcasts over configurations and is differentiable in every number that is not a count.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from serving.stages.batch_service import batch_state
+from serving.stages.network import Network, check_network
+from serving.stages.shared_service import PoolState, continuous_state, delay_state, link_state, servers_state
+from serving.stages.traffic import Burstiness, Flat, Traffic, burstiness, flatten, traffic
+from workloads.numeric import Array, namespace
+
+#: Standard normal quantiles of the percentiles given.
+_P50, _P90, _P99 = 0.0, 1.2815515655446004, 2.3263478740408408
+
+
+class SteadyNetwork(NamedTuple):
+    """Steady state, per stage [..., stages] (all classes in order), pool [..., pools] and class [..., classes]; names are
+    those of the network.
+
+    `offered`: utilisation of each pool that the rates ask for; `utilisation`: that of what reaches it; `scale`: factor on
+    all rates that the network just holds; `bottleneck`: index of the pool that sets it; `throughput_per_s` per class;
+    `queue`: requests waiting; `growth_per_s` of each queue under overload; `passed`: share a pool lets through. Times are
+    infinite where a pool on the way is overloaded.
+    """
+
+    rate_per_s: Array
+    stage_s: Array
+    wait_s: Array
+    offered: Array
+    utilisation: Array
+    passed: Array
+    queue: Array
+    in_service: Array
+    batch: Array
+    growth_per_s: Array
+    e2e_s: Array
+    e2e_deviation_s: Array
+    e2e_p50_s: Array
+    e2e_p90_s: Array
+    e2e_p99_s: Array
+    throughput_per_s: Array
+    scale: Array
+    bottleneck: Array
+    stable: Array
+
+
+def steady_network(network: Network) -> SteadyNetwork:
+    """Steady state of `network`, which must be as `check_network` wants it (checked outside JAX)."""
+    if namespace(network) is np:
+        check_network(network)
+    flat = flatten(network)
+    flows = traffic(network, flat)
+    return _answer(network, flat, flows)
+
+
+def _answer(network: Network, flat: Flat, flows: Traffic) -> SteadyNetwork:
+    xp = namespace(network, flat, flows)
+    stage_rate = flows.rate_per_s
+    pool_rates = _sum_to_pools(xp, flat, stage_rate, len(network.pools))
+    scv = _service_scv(xp, network, flat, stage_rate)
+
+    def made(dispersion: Array) -> Array:
+        """Others that leave with an item of a batch: E[b (b - 1)] / E[b]."""
+        values = []
+        for j, pool in enumerate(network.pools):
+            if pool.kind == "batch":
+                state = _pool_state(network, j, flows, pool_rates, scv, dispersion, 0.0 * dispersion)
+                values.append(xp.maximum(state.batch - 1.0, 0.0))
+            else:
+                values.append(0.0 * pool_rates[..., j])
+        return xp.stack(xp.broadcast_arrays(*values), axis=-1)
+
+    bursts = burstiness(network, flat, flows, scv, made)
+    states = [
+        _pool_state(network, j, flows, pool_rates, scv, bursts.dispersion, bursts.clump)
+        for j in range(len(network.pools))
+    ]
+    time, wait, variance = _stage_times(xp, network, flat, flows, states)
+    mean, second = _through(xp, flat, time, variance)
+    entry = list(flat.entry)
+    e2e, deviation = mean[..., entry], _deviation(xp, mean[..., entry], second[..., entry])
+    served = stage_rate * flows.passed[..., flat.pool_of]
+    leaves = served * (1.0 - xp.sum(flat.routing, axis=-1))
+    classes = len(network.classes)
+    throughput = xp.stack([xp.sum(leaves[..., flat.class_of == i], axis=-1) for i in range(classes)], axis=-1)
+    most = xp.max(flows.offered, axis=-1)
+    pool_wait = _stacked(xp, [s.wait_s for s in states])
+    return SteadyNetwork(
+        rate_per_s=stage_rate, stage_s=time, wait_s=wait, offered=flows.offered, utilisation=flows.utilisation,
+        passed=flows.passed, queue=pool_rates * pool_wait, in_service=_stacked(xp, [s.in_service for s in states]),
+        batch=_stacked(xp, [s.batch for s in states]), growth_per_s=pool_rates * (1.0 - flows.passed), e2e_s=e2e,
+        e2e_deviation_s=deviation, e2e_p50_s=_gamma(xp, e2e, deviation, _P50), e2e_p90_s=_gamma(xp, e2e, deviation, _P90),
+        e2e_p99_s=_gamma(xp, e2e, deviation, _P99), throughput_per_s=throughput,
+        scale=1.0 / xp.where(most > 0.0, most, xp.nan), bottleneck=xp.argmax(flows.offered, axis=-1),
+        stable=most < 1.0,
+    )  # fmt: skip
+
+
+def _pool_state(
+    network: Network, j: int, flows: Traffic, rates: Array, scv: Array, dispersion: Array, clump: Array
+) -> PoolState:
+    pool, rate, work, weight = (network.pools[j], rates[..., j], flows.mean_work[..., j], flows.mean_weight[..., j])
+    load, variability = flows.utilisation[..., j], scv[..., j]
+    bursts = dispersion[..., j], clump[..., j]
+    if pool.kind == "delay":
+        return delay_state(rate, work)
+    if pool.kind == "link":
+        return link_state(pool, rate, work, load, *bursts)
+    if pool.kind == "servers":
+        return servers_state(pool, rate, work, load, variability, *bursts)
+    if pool.kind == "batch":
+        return batch_state(pool, rate, weight, load, *bursts)
+    return continuous_state(pool, rate, work, weight, load, variability, *bursts)
+
+
+def _stage_times(
+    xp: Any, network: Network, flat: Flat, flows: Traffic, states: list[PoolState]
+) -> tuple[Array, Array, Array]:
+    """Mean time, mean wait and variance of the time at each stage, [..., stages]."""
+    times, waits, variances = [], [], []
+    for k, j in enumerate(flat.pool_of):
+        pool, state = network.pools[j], states[j]
+        work, scv = flat.work[..., k], flat.scv[..., k]
+        if pool.kind == "batch":
+            mean = flows.mean_weight[..., j]
+            service = state.unit_s * mean + state.batch_slope_s * (work - mean)
+            variance = scv * (state.batch_slope_s * work) ** 2
+        else:
+            service = state.unit_s * work
+            variance = scv * xp.where(xp.isfinite(service), service, 0.0) ** 2
+            service = service + (pool.latency_s if pool.kind == "link" else 0.0)
+        some = xp.isfinite(state.wait_s)
+        square = xp.where(some, state.wait_square, 0.0) - xp.where(some, state.wait_s, 0.0) ** 2
+        times.append(state.wait_s + service)
+        waits.append(state.wait_s)
+        variances.append(variance + xp.maximum(square, 0.0))
+    return _stacked(xp, times), _stacked(xp, waits), _stacked(xp, variances)
+
+
+def _through(xp: Any, flat: Flat, time: Array, variance: Array) -> tuple[Array, Array]:
+    """Mean and mean square of the time from each stage to the end, [..., stages]; infinite where a stage ahead is."""
+    system = xp.eye(len(flat.pool_of)) - flat.routing
+    finite = xp.isfinite(time)
+    t, v = xp.where(finite, time, 0.0), variance
+    mean = xp.linalg.solve(system, t[..., None])[..., 0]
+    ahead = xp.sum(flat.routing * mean[..., None, :], axis=-1)
+    second = xp.linalg.solve(system, (v + t * t + 2.0 * t * ahead)[..., None])[..., 0]
+    if xp is np and np.all(finite):
+        return mean, second
+    reached = xp.linalg.solve(system, (1.0 - finite)[..., None])[..., 0] > 1e-12
+    return xp.where(reached, xp.inf, mean), xp.where(reached, xp.inf, second)
+
+
+def _deviation(xp: Any, mean: Array, second: Array) -> Array:
+    finite = xp.isfinite(mean)
+    inside = xp.where(finite, second, 1.0) - xp.where(finite, mean, 0.0) ** 2
+    return xp.where(finite, xp.sqrt(xp.maximum(inside, 1e-12 * xp.where(finite, mean, 1.0) ** 2)), xp.inf)
+
+
+def _gamma(xp: Any, mean: Array, deviation: Array, z: float) -> Array:
+    """Quantile of a gamma distribution by its mean and deviation, at the standard normal quantile z."""
+    finite = xp.isfinite(mean)
+    m, d = xp.where(finite, mean, 1.0), xp.where(finite, deviation, 0.0)
+    ratio = d / xp.where(m > 0.0, m, 1.0)
+    root = xp.maximum(1.0 - ratio * ratio / 9.0 + z * ratio / 3.0, 0.0)
+    return xp.where(finite, m * root**3, xp.inf)
+
+
+def _service_scv(xp: Any, network: Network, flat: Flat, rate: Array) -> Array:
+    """Squared coefficient of variation of the work asked of each pool, over all its stages, [..., pools]."""
+    values = []
+    for j in range(len(network.pools)):
+        on = np.flatnonzero(flat.pool_of == j)
+        flow, work, scv = rate[..., on], flat.work[..., on], flat.scv[..., on]
+        total = xp.sum(flow, axis=-1)
+        some = xp.where(total > 0.0, total, 1.0)
+        mean = xp.sum(flow * work, axis=-1) / some
+        square = xp.sum(flow * work * work * (1.0 + scv), axis=-1) / some
+        values.append(xp.where(total > 0.0, square / xp.where(mean > 0.0, mean, 1.0) ** 2 - 1.0, 0.0))
+    return xp.maximum(_stacked(xp, values), 0.0)
+
+
+def _sum_to_pools(xp: Any, flat: Flat, values: Array, pools: int) -> Array:
+    return xp.stack([xp.sum(values[..., np.flatnonzero(flat.pool_of == j)], axis=-1) for j in range(pools)], axis=-1)
+
+
+def _stacked(xp: Any, values: list[Array]) -> Array:
+    return xp.stack(xp.broadcast_arrays(*(xp.asarray(v) * 1.0 for v in values)), axis=-1)
+
+
+__all__ = ["Burstiness", "SteadyNetwork", "steady_network"]

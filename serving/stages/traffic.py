@@ -1,0 +1,226 @@
+"""Traffic of a stage network: how often each stage is visited, how full each pool is, what gets through, how bursty it is.
+
+**Visits.** With e_k the requests per second that enter at stage k and P the probabilities of what is next,
+
+    lambda = e + P' lambda            (a linear solve: every request leaves in the end)
+
+**Utilisation** of pool j is the work its stages ask for over what it can do when full:
+
+    u_j = sum_k lambda_k w_k / C_j,   C: servers;  bandwidth;  servers x slots / T(slots) steps or items
+
+so that the network takes up to 1 / max_j u_j times its rates, and the pool with the largest u_j is the bottleneck.
+
+**Overload** (Goodman and Massey, The non-ergodic Jackson network, 1984). A pool that is offered more than it can do lets
+the share a_j = min(1, 1 / u_j) of its arrivals through: lambda = e + P' (a lambda). Its queue grows by what it does not do.
+
+**Burstiness** at a pool, as two numbers: the index of dispersion of arrivals over long times, I, and the clumps in which
+they come at one moment, beta = E[b (b - 1)] / E[b] others in the clump of an arrival (0 where they come one by one).
+I follows the linear equations of Whitt's queueing network analyzer (1983) with departures
+
+    c_d^2 = 1 + (1 - u^2) (I - 1) + u^2 / sqrt(m) (max(c_s^2, 0.2) - 1)     servers
+    c_d^2 = I                                                              delay, batch (what comes in goes out later)
+    c_d^2 = 1 + (1 - u^2) (I - 1)                                          link, continuous (processor sharing)
+
+thinned by the probability of a path (1 - p + p c_d^2) and added up where paths meet. Clumps are thinned to p beta, are
+made by batches, go through fixed delays and end in every other pool.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from serving.stages.implicit_fixed_point import fixed_point
+from serving.stages.network import END, Network, Pool
+from serving.stages.step_law import law_time
+from workloads.numeric import Array, namespace, stop_gradient
+
+
+class Flat(NamedTuple):
+    """A network as arrays: stages of all classes in order [..., stages], routing [..., stages, stages]; `pool_of`,
+    `class_of`, `entry` are structure."""
+
+    work: Array
+    scv: Array
+    weight: Array
+    routing: Array
+    entering: Array
+    burstiness: Array
+    pool_of: np.ndarray
+    class_of: np.ndarray
+    entry: np.ndarray
+
+
+class Traffic(NamedTuple):
+    """Flows in steady state: per stage [..., stages], per pool [..., pools]. `offered` is the utilisation that the rates ask
+    for, `passed` the share let through, `rate_per_s` what arrives at each stage after throttling upstream."""
+
+    rate_per_s: Array
+    visits_per_s: Array
+    offered: Array
+    utilisation: Array
+    passed: Array
+    mean_work: Array
+    mean_weight: Array
+
+
+def flatten(network: Network) -> Flat:
+    """The network as arrays, see `Flat`."""
+    xp = namespace(network)
+    stages = [(i, stage) for i, c in enumerate(network.classes) for stage in c.stages]
+    at = {(i, stage.name): k for k, (i, stage) in enumerate(stages)}
+    pools = {pool.name: j for j, pool in enumerate(network.pools)}
+    entry = np.array([at[i, c.stages[0].name] for i, c in enumerate(network.classes)])
+    rows = [[0.0] * len(stages) for _ in stages]
+    for k, (i, stage) in enumerate(stages):
+        for name, probability in stage.next.items():
+            if name != END:
+                rows[k][at[i, name]] = rows[k][at[i, name]] + probability
+    entering: list[Any] = [0.0] * len(stages)
+    for c, k in zip(network.classes, entry):
+        entering[k] = c.rate_per_s
+    flat_routing = _stack(xp, [p for row in rows for p in row])
+    return Flat(
+        *(_stack(xp, [getattr(stage, name) for _, stage in stages]) for name in ("work", "scv", "weight")),
+        routing=xp.reshape(flat_routing, (*flat_routing.shape[:-1], len(stages), len(stages))),
+        entering=_stack(xp, entering),
+        burstiness=_stack(xp, [c.burstiness for c in network.classes]),
+        pool_of=np.array([pools[stage.pool] for _, stage in stages]),
+        class_of=np.array([i for i, _ in stages]),
+        entry=entry,
+    )  # fmt: skip
+
+
+def traffic(network: Network, flat: Flat) -> Traffic:
+    """Flows, utilisations and what gets through, see the module."""
+    xp = namespace(network, flat)
+    pools = len(network.pools)
+    size = len(flat.pool_of)
+    turned = xp.swapaxes(flat.routing, -1, -2)
+    visits = xp.linalg.solve(xp.eye(size) - turned, flat.entering[..., None])[..., 0]
+    if visits.ndim < flat.entering.ndim or flat.entering.ndim < visits.ndim:
+        visits, _ = xp.broadcast_arrays(visits, flat.entering)
+    offered, work, weight = _load(network, flat, visits)
+    visits = visits + 0.0 * offered[..., :1]
+
+    def through(x: Array, theta: Any) -> Array:
+        net, f = theta
+        used, _, _ = _load(net, f, x)
+        passed = 1.0 / xp.maximum(used, 1.0)
+        return f.entering + _times(xp.swapaxes(f.routing, -1, -2), x * passed[..., f.pool_of])
+
+    if xp is np and not np.any(offered > 1.0):
+        return Traffic(visits, visits, offered, offered, np.ones_like(offered), work, weight)
+    dynamic = (network, _numbers(flat))
+    rate = fixed_point(lambda x, t: through(x, (t[0], _with(flat, t[1]))), stop_gradient(visits), dynamic)
+    used, work, weight = _load(network, flat, rate)
+    assert used.shape[-1] == pools
+    return Traffic(rate, visits, offered, used, 1.0 / xp.maximum(used, 1.0), work, weight)
+
+
+def _numbers(flat: Flat) -> tuple[Array, ...]:
+    return flat[:6]
+
+
+def _with(flat: Flat, numbers: tuple[Array, ...]) -> Flat:
+    return Flat(*numbers, *flat[6:])
+
+
+def pool_rate(pool: Pool, mean_weight: Array) -> Array:
+    """Work per second of a full pool, [...], of residents or items of `mean_weight`; infinite for a delay."""
+    if pool.kind == "link":
+        return pool.bandwidth_bytes_per_s
+    if pool.kind in ("batch", "continuous"):
+        return pool.servers * pool.slots / law_time(pool.law, pool.slots * mean_weight)
+    return pool.servers
+
+
+def _load(network: Network, flat: Flat, rate: Array) -> tuple[Array, Array, Array]:
+    """Utilisation, mean work per visit and mean weight of a resident or item per pool, [..., pools], at stage rates."""
+    xp = namespace(network, flat, rate)
+    used, works, weights = [], [], []
+    for j, pool in enumerate(network.pools):
+        on = np.flatnonzero(flat.pool_of == j)
+        flow, work = rate[..., on], flat.work[..., on]
+        total = xp.sum(flow, axis=-1)
+        some = xp.where(total > 0.0, total, 1.0)
+        mean = xp.sum(flow * work, axis=-1) / some
+        if pool.kind == "continuous":
+            done = xp.sum(flow * work, axis=-1)
+            weight = xp.sum(flow * work * flat.weight[..., on], axis=-1) / xp.where(done > 0.0, done, 1.0)
+            weight = xp.where(done > 0.0, weight, 1.0)
+        else:
+            weight = xp.where(total > 0.0, mean, 1.0)
+        if pool.kind == "delay":
+            used.append(0.0 * total)
+        else:
+            asked = total if pool.kind == "batch" else total * mean
+            used.append(asked / pool_rate(pool, weight))
+        works.append(mean)
+        weights.append(weight)
+    return _stack(xp, used), _stack(xp, works), _stack(xp, weights)
+
+
+class Burstiness(NamedTuple):
+    """At each pool, [..., pools]: `dispersion` of arrivals over long times and `clump`, others that come at the same moment."""
+
+    dispersion: Array
+    clump: Array
+
+
+def burstiness(network: Network, flat: Flat, flows: Traffic, service_scv: Array, made: Any) -> Burstiness:
+    """Burstiness at the pools, [..., pools]; `service_scv` of each pool, `made(dispersion)` the clumps that its batches
+    make, [..., pools]."""
+    xp = namespace(network, flat, flows)
+    count = len(network.pools)
+    sent = flows.rate_per_s * flows.passed[..., flat.pool_of]
+    member = np.eye(count)[flat.pool_of]
+    between = xp.swapaxes(_matmul(member.T, _matmul(sent[..., None] * flat.routing, member)), -1, -2)  # [.., to, from]
+    outside = _times(member.T, flat.entering)
+    pools_out = _times(member.T, sent)
+    arriving = xp.sum(between, axis=-1) + outside
+    share = between / xp.where(arriving > 0.0, arriving, 1.0)[..., None]
+    fresh = outside / xp.where(arriving > 0.0, arriving, 1.0)
+    path = between / xp.where(pools_out > 0.0, pools_out, 1.0)[..., None, :]
+    squared = flows.passed * xp.minimum(flows.utilisation, 1.0) ** 2
+    gain, added, retained = [], [], []
+    for j, pool in enumerate(network.pools):
+        u2 = squared[..., j]
+        if pool.kind in ("delay", "batch"):
+            gain.append(1.0 + 0.0 * u2)
+            added.append(0.0 * u2)
+        else:
+            gain.append(1.0 - u2)
+            served = u2 / xp.sqrt(xp.asarray(pool.servers) * 1.0) * (xp.maximum(service_scv[..., j], 0.2) - 1.0)
+            added.append(u2 + (served if pool.kind == "servers" else 0.0))
+        fixed = pool.kind == "delay"
+        retained.append(xp.where(service_scv[..., j] == 0.0, 1.0, 0.0) if fixed else 0.0 * u2)
+    gain, added, retained = _stack(xp, gain), _stack(xp, added), _stack(xp, retained)
+    # c_j = fresh c_0 + sum_i share_ji (1 - path_ji + path_ji (gain_i c_i + added_i))
+    mixed = _times(member.T, flat.entering * _per_stage(xp, flat, flat.burstiness)) / xp.where(
+        outside > 0.0, outside, 1.0
+    )
+    constant = fresh * mixed + xp.sum(share * (1.0 - path + path * added[..., None, :]), axis=-1)
+    system = xp.eye(count) - share * path * gain[..., None, :]
+    dispersion = xp.linalg.solve(system, constant[..., None])[..., 0]
+    dispersion = xp.where(arriving > 0.0, dispersion, 1.0)
+    clumps = made(dispersion)
+    system = xp.eye(count) - share * path * retained[..., None, :]
+    clump = xp.linalg.solve(system, xp.sum(share * path * clumps[..., None, :], axis=-1)[..., None])[..., 0]
+    return Burstiness(dispersion, clump)
+
+
+def _per_stage(xp, flat: Flat, per_class: Array) -> Array:
+    return per_class[..., flat.class_of]
+
+
+def _times(matrix: Array, vector: Array) -> Array:
+    xp = namespace(matrix, vector)
+    return xp.sum(matrix * vector[..., None, :], axis=-1)
+
+
+def _matmul(a: Array, b: Array) -> Array:
+    return namespace(a, b).matmul(a, b)
+
+
+def _stack(xp: Any, values: list[Any]) -> Array:
+    return xp.stack(xp.broadcast_arrays(*(xp.asarray(v) * 1.0 for v in values)), axis=-1)
