@@ -38,7 +38,8 @@ NODES = 129
 class PoolState(NamedTuple):
     """A pool in steady state, [...]. `wait_s`, `wait_square`: mean and mean square of the wait before service; `unit_s`:
     seconds in service per unit of work; `batch_slope_s`: seconds more per unit of weight above the mean one (batches);
-    `in_service`: requests being served; `clump`: requests that leave together, beyond the first."""
+    `in_service`: requests being served; `batch`: size of the batch that a request is in; `rest_s`: part of the wait that is for
+    the end of a running batch."""
 
     wait_s: Array
     wait_square: Array
@@ -46,26 +47,29 @@ class PoolState(NamedTuple):
     batch_slope_s: Array
     in_service: Array
     batch: Array
+    rest_s: Array
 
 
 def delay_state(rate: Array, work: Array) -> PoolState:
     """Nobody waits."""
     nothing = 0.0 * rate
-    return PoolState(nothing, nothing, 1.0 + nothing, nothing, rate * work, 1.0 + nothing)
+    return PoolState(nothing, nothing, 1.0 + nothing, nothing, rate * work, 1.0 + nothing, nothing)
 
 
-def link_state(pool: Pool, rate: Array, work: Array, load: Array, dispersion: Array, clump: Array) -> PoolState:
+def link_state(
+    pool: Pool, rate: Array, work: Array, load: Array, scv: Array, dispersion: Array, clump: Array
+) -> PoolState:
     """Shared evenly by all transfers under way."""
     xp = namespace(pool, rate, load)
     nothing = 0.0 * rate
     free = xp.maximum(1.0 - load, CLOSEST)
-    stretch = 1.0 + 0.5 * (load * (dispersion + 1.0) + clump) / free
+    stretch = 1.0 + (load * _burst(xp, load, scv, dispersion) + 0.5 * clump) / free
     unit = xp.where(load < 1.0, stretch, xp.inf) / pool.bandwidth_bytes_per_s
-    return PoolState(nothing, nothing, unit, nothing, rate * work * unit, 1.0 + nothing)
+    return PoolState(nothing, nothing, unit, nothing, rate * work * unit, 1.0 + nothing, nothing)
 
 
 def servers_state(
-    pool: Pool, rate: Array, work: Array, load: Array, scv: Array, dispersion: Array, clump: Array
+    pool: Pool, rate: Array, work: Array, load: Array, scv: Array, piece: Array, dispersion: Array, clump: Array
 ) -> PoolState:
     """First come, first served by m servers."""
     xp = namespace(pool, rate, work, load)
@@ -73,20 +77,21 @@ def servers_state(
     offered = xp.minimum(load, 1.0 - CLOSEST) * m
     present = _present(xp, m, m, xp.log(xp.maximum(offered, 1e-12)), None)
     full = present.last / (present.total * xp.maximum(1.0 - load, CLOSEST) + present.last * xp.minimum(load, 1.0))
-    wait, square = _wait(xp, full, work / m, load, scv, dispersion)
+    wait, square = _wait(xp, full, piece / m, load, scv, dispersion)
     own = clump_wait(xp, work, m, load, clump)
     wait, square = wait + own, square + own * own + 2.0 * own * wait
     stuck = load >= 1.0
     nothing = 0.0 * rate
     return PoolState(
         xp.where(stuck, xp.inf, wait), xp.where(stuck, xp.inf, square), 1.0 + nothing, nothing, offered + nothing,
-        1.0 + nothing,
+        1.0 + nothing, nothing,
     )  # fmt: skip
 
 
 def continuous_state(
-    pool: Pool, rate: Array, work: Array, weight: Array, load: Array, scv: Array, dispersion: Array, clump: Array
-) -> PoolState:
+    pool: Pool, rate: Array, work: Array, weight: Array, load: Array, scv: Array, piece: Array, dispersion: Array,
+    clump: Array,
+) -> PoolState:  # fmt: skip
     """Residents of mean `weight` that take `work` steps each in batches of up to `slots` on each replica."""
     xp = namespace(pool, rate, work, weight, load)
     m, slots = xp.asarray(pool.servers) * 1.0, xp.asarray(pool.slots) * 1.0
@@ -112,10 +117,10 @@ def continuous_state(
     slope = law_slope(pool.law, per_replica * weight) * weight / m * xp.where(inside > m, 1.0, 0.0)
     elastic = xp.minimum(steps * slope, 1.0 - 1e-3)
     smooth = xp.minimum(steps * level, inside)
-    above = (inside - smooth) * 0.5 * (dispersion - 1.0) * xp.where(full < 0.5, 1.0, 0.0)
+    above = (inside - smooth) * (_burst(xp, load, scv, dispersion) - 1.0) * (1.0 - full)
     step = step + xp.maximum(above / steps, 0.0) + slope * 0.5 * clump / (1.0 - elastic)
     held = law_time(pool.law, slots * weight)
-    wait, square = _wait(xp, full, work * held / most, load, scv, dispersion)
+    wait, square = _wait(xp, full, piece * held / most, load, scv, dispersion)
     own = clump_wait(xp, work * held, most, load, clump)
     running = 1.0 - present.below / whole
     join = 0.5 * running * level
@@ -123,7 +128,13 @@ def continuous_state(
     stuck = load >= 1.0
     nothing = 0.0 * rate
     return PoolState(
-        xp.where(stuck, xp.inf, wait), xp.where(stuck, xp.inf, square), step, nothing, inside, inside / m + nothing
+        xp.where(stuck, xp.inf, wait),
+        xp.where(stuck, xp.inf, square),
+        step,
+        nothing,
+        inside,
+        inside / m + nothing,
+        nothing,
     )
 
 
@@ -135,11 +146,21 @@ def clump_wait(xp: Any, service: Array, servers: Array, load: Array, clump: Arra
 
 def _wait(xp: Any, full: Array, per_slot: Array, load: Array, scv: Array, dispersion: Array) -> tuple[Array, Array]:
     u = xp.clip(load, 1e-9, 1.0 - CLOSEST)
-    spread = xp.maximum(dispersion + scv, 1e-6)
-    below = xp.maximum(1.0 - dispersion, 0.0)
-    regular = xp.exp(-xp.minimum(2.0 * (1.0 - u) * below * below / (3.0 * u * spread), 60.0))
-    wait = full * per_slot / (1.0 - u) * 0.5 * spread * regular
+    wait = full * per_slot / (1.0 - u) * 0.5 * (dispersion + scv) * _regular(xp, u, scv, dispersion)
     return wait, 2.0 * wait * wait / xp.maximum(full, 1e-12)
+
+
+def _burst(xp: Any, load: Array, scv: Array, dispersion: Array) -> Array:
+    """What bursts make of the excess present in processor sharing, [...]: 1 for Poisson arrivals (Zhang and Zwart 2008)."""
+    u = xp.clip(load, 1e-9, 1.0 - CLOSEST)
+    return (dispersion + scv) / (1.0 + scv) * _regular(xp, u, scv, dispersion)
+
+
+def _regular(xp: Any, u: Array, scv: Array, dispersion: Array) -> Array:
+    """Kraemer and Langenbach-Belz's factor for arrivals more even than Poisson ones."""
+    below = xp.maximum(1.0 - dispersion, 0.0)
+    spread = xp.maximum(dispersion + scv, 1e-6)
+    return xp.exp(-xp.minimum(2.0 * (1.0 - u) * below * below / (3.0 * u * spread), 60.0))
 
 
 class _Present(NamedTuple):

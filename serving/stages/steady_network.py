@@ -16,9 +16,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from serving.stages.batch_service import batch_state
+from serving.stages.burstiness import burstiness
 from serving.stages.network import Network, check_network
+from serving.stages.revisits import Revisits, revisits
 from serving.stages.shared_service import PoolState, continuous_state, delay_state, link_state, servers_state
-from serving.stages.traffic import Burstiness, Flat, Traffic, burstiness, flatten, traffic
+from serving.stages.traffic import Flat, Traffic, flatten, pool_sums, stack, traffic
 from workloads.numeric import Array, namespace
 
 #: Standard normal quantiles of the percentiles given.
@@ -68,26 +70,26 @@ def steady_network(network: Network) -> SteadyNetwork:
 def _answer(network: Network, flat: Flat, flows: Traffic) -> SteadyNetwork:
     xp = namespace(network, flat, flows)
     stage_rate = flows.rate_per_s
-    pool_rates = _sum_to_pools(xp, flat, stage_rate, len(network.pools))
-    scv = _service_scv(xp, network, flat, stage_rate)
+    pool_rates = pool_sums(xp, flat, stage_rate, len(network.pools))
+    visits = revisits(flat, flows, len(network.pools))
 
     def made(dispersion: Array) -> Array:
         """Others that leave with an item of a batch: E[b (b - 1)] / E[b]."""
         values = []
         for j, pool in enumerate(network.pools):
             if pool.kind == "batch":
-                state = _pool_state(network, j, flows, pool_rates, scv, dispersion, 0.0 * dispersion)
-                values.append(xp.maximum(state.batch - 1.0, 0.0))
+                state = _pool_state(network, j, flows, pool_rates, visits, dispersion, 0.0 * dispersion)
+                values.append(xp.maximum(state.batch - 1.0, 0.0) * (1.0 - visits.staying[..., j]))
             else:
                 values.append(0.0 * pool_rates[..., j])
         return xp.stack(xp.broadcast_arrays(*values), axis=-1)
 
-    bursts = burstiness(network, flat, flows, scv, made)
+    bursts = burstiness(network, flat, flows, visits, made)
     states = [
-        _pool_state(network, j, flows, pool_rates, scv, bursts.dispersion, bursts.clump)
+        _pool_state(network, j, flows, pool_rates, visits, bursts.dispersion, bursts.clump)
         for j in range(len(network.pools))
     ]
-    time, wait, variance = _stage_times(xp, network, flat, flows, states)
+    time, wait, variance = _stage_times(xp, network, flat, flows, visits, states)
     mean, second = _through(xp, flat, time, variance)
     entry = list(flat.entry)
     e2e, deviation = mean[..., entry], _deviation(xp, mean[..., entry], second[..., entry])
@@ -96,11 +98,10 @@ def _answer(network: Network, flat: Flat, flows: Traffic) -> SteadyNetwork:
     classes = len(network.classes)
     throughput = xp.stack([xp.sum(leaves[..., flat.class_of == i], axis=-1) for i in range(classes)], axis=-1)
     most = xp.max(flows.offered, axis=-1)
-    pool_wait = _stacked(xp, [s.wait_s for s in states])
     return SteadyNetwork(
         rate_per_s=stage_rate, stage_s=time, wait_s=wait, offered=flows.offered, utilisation=flows.utilisation,
-        passed=flows.passed, queue=pool_rates * pool_wait, in_service=_stacked(xp, [s.in_service for s in states]),
-        batch=_stacked(xp, [s.batch for s in states]), growth_per_s=pool_rates * (1.0 - flows.passed), e2e_s=e2e,
+        passed=flows.passed, queue=pool_sums(xp, flat, stage_rate * wait, len(network.pools)), in_service=stack(xp, [s.in_service for s in states]),
+        batch=stack(xp, [s.batch for s in states]), growth_per_s=pool_rates * (1.0 - flows.passed), e2e_s=e2e,
         e2e_deviation_s=deviation, e2e_p50_s=_gamma(xp, e2e, deviation, _P50), e2e_p90_s=_gamma(xp, e2e, deviation, _P90),
         e2e_p99_s=_gamma(xp, e2e, deviation, _P99), throughput_per_s=throughput,
         scale=1.0 / xp.where(most > 0.0, most, xp.nan), bottleneck=xp.argmax(flows.offered, axis=-1),
@@ -109,24 +110,24 @@ def _answer(network: Network, flat: Flat, flows: Traffic) -> SteadyNetwork:
 
 
 def _pool_state(
-    network: Network, j: int, flows: Traffic, rates: Array, scv: Array, dispersion: Array, clump: Array
+    network: Network, j: int, flows: Traffic, rates: Array, visits: Revisits, dispersion: Array, clump: Array
 ) -> PoolState:
     pool, rate, work, weight = (network.pools[j], rates[..., j], flows.mean_work[..., j], flows.mean_weight[..., j])
-    load, variability = flows.utilisation[..., j], scv[..., j]
+    load, scv, piece = flows.utilisation[..., j], visits.total_scv[..., j], visits.piece[..., j]
     bursts = dispersion[..., j], clump[..., j]
     if pool.kind == "delay":
         return delay_state(rate, work)
     if pool.kind == "link":
-        return link_state(pool, rate, work, load, *bursts)
+        return link_state(pool, rate, work, load, scv, *bursts)
     if pool.kind == "servers":
-        return servers_state(pool, rate, work, load, variability, *bursts)
+        return servers_state(pool, rate, work, load, scv, piece, *bursts)
     if pool.kind == "batch":
-        return batch_state(pool, rate, weight, load, *bursts)
-    return continuous_state(pool, rate, work, weight, load, variability, *bursts)
+        return batch_state(pool, rate, weight, load, visits.staying[..., j], *bursts)
+    return continuous_state(pool, rate, work, weight, load, scv, piece, *bursts)
 
 
 def _stage_times(
-    xp: Any, network: Network, flat: Flat, flows: Traffic, states: list[PoolState]
+    xp: Any, network: Network, flat: Flat, flows: Traffic, visits: Revisits, states: list[PoolState]
 ) -> tuple[Array, Array, Array]:
     """Mean time, mean wait and variance of the time at each stage, [..., stages]."""
     times, waits, variances = [], [], []
@@ -141,12 +142,14 @@ def _stage_times(
             service = state.unit_s * work
             variance = scv * xp.where(xp.isfinite(service), service, 0.0) ** 2
             service = service + (pool.latency_s if pool.kind == "link" else 0.0)
+        # who comes straight from a batch of the same pool is there when the next one starts
+        waited = state.wait_s - visits.again[..., k] * state.rest_s
         some = xp.isfinite(state.wait_s)
         square = xp.where(some, state.wait_square, 0.0) - xp.where(some, state.wait_s, 0.0) ** 2
-        times.append(state.wait_s + service)
-        waits.append(state.wait_s)
+        times.append(waited + service)
+        waits.append(waited)
         variances.append(variance + xp.maximum(square, 0.0))
-    return _stacked(xp, times), _stacked(xp, waits), _stacked(xp, variances)
+    return stack(xp, times), stack(xp, waits), stack(xp, variances)
 
 
 def _through(xp: Any, flat: Flat, time: Array, variance: Array) -> tuple[Array, Array]:
@@ -176,28 +179,3 @@ def _gamma(xp: Any, mean: Array, deviation: Array, z: float) -> Array:
     ratio = d / xp.where(m > 0.0, m, 1.0)
     root = xp.maximum(1.0 - ratio * ratio / 9.0 + z * ratio / 3.0, 0.0)
     return xp.where(finite, m * root**3, xp.inf)
-
-
-def _service_scv(xp: Any, network: Network, flat: Flat, rate: Array) -> Array:
-    """Squared coefficient of variation of the work asked of each pool, over all its stages, [..., pools]."""
-    values = []
-    for j in range(len(network.pools)):
-        on = np.flatnonzero(flat.pool_of == j)
-        flow, work, scv = rate[..., on], flat.work[..., on], flat.scv[..., on]
-        total = xp.sum(flow, axis=-1)
-        some = xp.where(total > 0.0, total, 1.0)
-        mean = xp.sum(flow * work, axis=-1) / some
-        square = xp.sum(flow * work * work * (1.0 + scv), axis=-1) / some
-        values.append(xp.where(total > 0.0, square / xp.where(mean > 0.0, mean, 1.0) ** 2 - 1.0, 0.0))
-    return xp.maximum(_stacked(xp, values), 0.0)
-
-
-def _sum_to_pools(xp: Any, flat: Flat, values: Array, pools: int) -> Array:
-    return xp.stack([xp.sum(values[..., np.flatnonzero(flat.pool_of == j)], axis=-1) for j in range(pools)], axis=-1)
-
-
-def _stacked(xp: Any, values: list[Array]) -> Array:
-    return xp.stack(xp.broadcast_arrays(*(xp.asarray(v) * 1.0 for v in values)), axis=-1)
-
-
-__all__ = ["Burstiness", "SteadyNetwork", "steady_network"]

@@ -1,4 +1,4 @@
-"""Traffic of a stage network: how often each stage is visited, how full each pool is, what gets through, how bursty it is.
+"""Traffic of a stage network: how often each stage is visited, how full each pool is, what gets through.
 
 **Visits.** With e_k the requests per second that enter at stage k and P the probabilities of what is next,
 
@@ -12,17 +12,6 @@ so that the network takes up to 1 / max_j u_j times its rates, and the pool with
 
 **Overload** (Goodman and Massey, The non-ergodic Jackson network, 1984). A pool that is offered more than it can do lets
 the share a_j = min(1, 1 / u_j) of its arrivals through: lambda = e + P' (a lambda). Its queue grows by what it does not do.
-
-**Burstiness** at a pool, as two numbers: the index of dispersion of arrivals over long times, I, and the clumps in which
-they come at one moment, beta = E[b (b - 1)] / E[b] others in the clump of an arrival (0 where they come one by one).
-I follows the linear equations of Whitt's queueing network analyzer (1983) with departures
-
-    c_d^2 = 1 + (1 - u^2) (I - 1) + u^2 / sqrt(m) (max(c_s^2, 0.2) - 1)     servers
-    c_d^2 = I                                                              delay, batch (what comes in goes out later)
-    c_d^2 = 1 + (1 - u^2) (I - 1)                                          link, continuous (processor sharing)
-
-thinned by the probability of a path (1 - p + p c_d^2) and added up where paths meet. Clumps are thinned to p beta, are
-made by batches, go through fixed delays and end in every other pool.
 """
 
 from typing import Any, NamedTuple
@@ -78,12 +67,12 @@ def flatten(network: Network) -> Flat:
     entering: list[Any] = [0.0] * len(stages)
     for c, k in zip(network.classes, entry):
         entering[k] = c.rate_per_s
-    flat_routing = _stack(xp, [p for row in rows for p in row])
+    flat_routing = stack(xp, [p for row in rows for p in row])
     return Flat(
-        *(_stack(xp, [getattr(stage, name) for _, stage in stages]) for name in ("work", "scv", "weight")),
+        *(stack(xp, [getattr(stage, name) for _, stage in stages]) for name in ("work", "scv", "weight")),
         routing=xp.reshape(flat_routing, (*flat_routing.shape[:-1], len(stages), len(stages))),
-        entering=_stack(xp, entering),
-        burstiness=_stack(xp, [c.burstiness for c in network.classes]),
+        entering=stack(xp, entering),
+        burstiness=stack(xp, [c.burstiness for c in network.classes]),
         pool_of=np.array([pools[stage.pool] for _, stage in stages]),
         class_of=np.array([i for i, _ in stages]),
         entry=entry,
@@ -157,60 +146,7 @@ def _load(network: Network, flat: Flat, rate: Array) -> tuple[Array, Array, Arra
             used.append(asked / pool_rate(pool, weight))
         works.append(mean)
         weights.append(weight)
-    return _stack(xp, used), _stack(xp, works), _stack(xp, weights)
-
-
-class Burstiness(NamedTuple):
-    """At each pool, [..., pools]: `dispersion` of arrivals over long times and `clump`, others that come at the same moment."""
-
-    dispersion: Array
-    clump: Array
-
-
-def burstiness(network: Network, flat: Flat, flows: Traffic, service_scv: Array, made: Any) -> Burstiness:
-    """Burstiness at the pools, [..., pools]; `service_scv` of each pool, `made(dispersion)` the clumps that its batches
-    make, [..., pools]."""
-    xp = namespace(network, flat, flows)
-    count = len(network.pools)
-    sent = flows.rate_per_s * flows.passed[..., flat.pool_of]
-    member = np.eye(count)[flat.pool_of]
-    between = xp.swapaxes(_matmul(member.T, _matmul(sent[..., None] * flat.routing, member)), -1, -2)  # [.., to, from]
-    outside = _times(member.T, flat.entering)
-    pools_out = _times(member.T, sent)
-    arriving = xp.sum(between, axis=-1) + outside
-    share = between / xp.where(arriving > 0.0, arriving, 1.0)[..., None]
-    fresh = outside / xp.where(arriving > 0.0, arriving, 1.0)
-    path = between / xp.where(pools_out > 0.0, pools_out, 1.0)[..., None, :]
-    squared = flows.passed * xp.minimum(flows.utilisation, 1.0) ** 2
-    gain, added, retained = [], [], []
-    for j, pool in enumerate(network.pools):
-        u2 = squared[..., j]
-        if pool.kind in ("delay", "batch"):
-            gain.append(1.0 + 0.0 * u2)
-            added.append(0.0 * u2)
-        else:
-            gain.append(1.0 - u2)
-            served = u2 / xp.sqrt(xp.asarray(pool.servers) * 1.0) * (xp.maximum(service_scv[..., j], 0.2) - 1.0)
-            added.append(u2 + (served if pool.kind == "servers" else 0.0))
-        fixed = pool.kind == "delay"
-        retained.append(xp.where(service_scv[..., j] == 0.0, 1.0, 0.0) if fixed else 0.0 * u2)
-    gain, added, retained = _stack(xp, gain), _stack(xp, added), _stack(xp, retained)
-    # c_j = fresh c_0 + sum_i share_ji (1 - path_ji + path_ji (gain_i c_i + added_i))
-    mixed = _times(member.T, flat.entering * _per_stage(xp, flat, flat.burstiness)) / xp.where(
-        outside > 0.0, outside, 1.0
-    )
-    constant = fresh * mixed + xp.sum(share * (1.0 - path + path * added[..., None, :]), axis=-1)
-    system = xp.eye(count) - share * path * gain[..., None, :]
-    dispersion = xp.linalg.solve(system, constant[..., None])[..., 0]
-    dispersion = xp.where(arriving > 0.0, dispersion, 1.0)
-    clumps = made(dispersion)
-    system = xp.eye(count) - share * path * retained[..., None, :]
-    clump = xp.linalg.solve(system, xp.sum(share * path * clumps[..., None, :], axis=-1)[..., None])[..., 0]
-    return Burstiness(dispersion, clump)
-
-
-def _per_stage(xp, flat: Flat, per_class: Array) -> Array:
-    return per_class[..., flat.class_of]
+    return stack(xp, used), stack(xp, works), stack(xp, weights)
 
 
 def _times(matrix: Array, vector: Array) -> Array:
@@ -218,9 +154,11 @@ def _times(matrix: Array, vector: Array) -> Array:
     return xp.sum(matrix * vector[..., None, :], axis=-1)
 
 
-def _matmul(a: Array, b: Array) -> Array:
-    return namespace(a, b).matmul(a, b)
-
-
-def _stack(xp: Any, values: list[Any]) -> Array:
+def stack(xp: Any, values: list[Any]) -> Array:
+    """`values`, broadcast against each other, on a new last axis."""
     return xp.stack(xp.broadcast_arrays(*(xp.asarray(v) * 1.0 for v in values)), axis=-1)
+
+
+def pool_sums(xp: Any, flat: Flat, values: Array, pools: int) -> Array:
+    """Sums over the stages of each pool, [..., pools], of `values` [..., stages]."""
+    return xp.stack([xp.sum(values[..., np.flatnonzero(flat.pool_of == j)], axis=-1) for j in range(pools)], axis=-1)

@@ -2,14 +2,15 @@
 
 **IVF-PQ** (Jegou, Douze and Schmid, Product quantization for nearest neighbor search, TPAMI 2011; batched as Johnson, Douze and
 Jegou, Billion-scale similarity search with GPUs, 2017). N vectors of D dimensions in L lists; a query scans p of them (nprobe).
-With p = nprobe / L and c = 1 + variance of list sizes / mean^2 (queries fall where vectors are: long lists are seen more often), b queries
-move and compute
+With p = nprobe / L and c = 1 + variance of list sizes / mean^2 (queries fall where vectors are: long lists are seen more often), b
+queries move and compute
 
-    bytes   4 L D  +  N c' codes (1 - (1 - p)^b)  +  b R D e            centroids, lists that any query wants, vectors refined
+    bytes   4 L D  +  N c codes (1 - (1 - p)^b)  +  b R D e            centroids, lists that any query wants, vectors refined
     flops   b (2 L D + 2 D 2^bits (nprobe or 1))  +  2 b R D            coarse distances, lookup tables (per list: residuals)
     lookups b N c p M                                                  one table entry per sub-quantiser and code
 
-where c' -> c for one query (a shared list is read once per batch), R vectors of D numbers of e bytes are compared exactly in the end.
+where a list wanted by several queries is read once per batch, and R vectors of D numbers of e bytes are compared exactly in the
+end.
 
 **HNSW** (Malkov and Yashunin, Efficient and robust approximate nearest neighbor search using hierarchical navigable small world
 graphs, TPAMI 2018). A query walks ln N / ln M upper layers greedily and expands `ef` nodes of the ground layer, each with up to 2 M
