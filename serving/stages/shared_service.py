@@ -18,8 +18,11 @@ Sums over n run over at most `NODES` nodes, integers first and wider steps for l
 and the clump's own part: its members beyond the free servers queue behind each other. A continuous batch takes new
 requests at the end of a step: half a step more when a replica runs.
 
-**Bursts** raise what is above the fluid's own fixed point N = lambda S T(N): by (I + 1) / 2, and a clump of beta others by
-S T'(N) beta / (2 (1 - lambda S T'(N))) per request. A link is T(n) = n: time per byte 1 / (1 - u) for Poisson arrivals.
+**Bursts** raise what is above the fluid's own fixed point N = lambda S T(N) by (I + c_s^2) / (1 + c_s^2) g (Zhang and Zwart 2008:
+heavy traffic of processor sharing; 1 for Poisson arrivals), and a clump of beta others by
+S T'(N) beta / (2 (1 - lambda S T'(N))) per request. A link is T(n) = n: time per byte 1 / (1 - u) for Poisson arrivals. With
+e = lambda S T'(N) (a link's u) the time per unit of work varies from request to request by e^2 / (N (1 - e) (2 - e)) of its mean
+squared: u / (2 - u) on a link, exact for exponential work (Coffman, Muntz and Trotter 1970).
 """
 
 from typing import Any, NamedTuple
@@ -39,7 +42,7 @@ class PoolState(NamedTuple):
     """A pool in steady state, [...]. `wait_s`, `wait_square`: mean and mean square of the wait before service; `unit_s`:
     seconds in service per unit of work; `batch_slope_s`: seconds more per unit of weight above the mean one (batches);
     `in_service`: requests being served; `batch`: size of the batch that a request is in; `rest_s`: part of the wait that is for
-    the end of a running batch."""
+    the end of a running batch; `unit_scv`: squared coefficient of variation of `unit_s` from request to request."""
 
     wait_s: Array
     wait_square: Array
@@ -48,12 +51,13 @@ class PoolState(NamedTuple):
     in_service: Array
     batch: Array
     rest_s: Array
+    unit_scv: Array
 
 
 def delay_state(rate: Array, work: Array) -> PoolState:
     """Nobody waits."""
     nothing = 0.0 * rate
-    return PoolState(nothing, nothing, 1.0 + nothing, nothing, rate * work, 1.0 + nothing, nothing)
+    return PoolState(nothing, nothing, 1.0 + nothing, nothing, rate * work, 1.0 + nothing, nothing, nothing)
 
 
 def link_state(
@@ -65,7 +69,8 @@ def link_state(
     free = xp.maximum(1.0 - load, CLOSEST)
     stretch = 1.0 + (load * _burst(xp, load, scv, dispersion) + 0.5 * clump) / free
     unit = xp.where(load < 1.0, stretch, xp.inf) / pool.bandwidth_bytes_per_s
-    return PoolState(nothing, nothing, unit, nothing, rate * work * unit, 1.0 + nothing, nothing)
+    u = xp.minimum(load, 1.0)
+    return PoolState(nothing, nothing, unit, nothing, rate * work * unit, 1.0 + nothing, nothing, u / (2.0 - u))
 
 
 def servers_state(
@@ -84,7 +89,7 @@ def servers_state(
     nothing = 0.0 * rate
     return PoolState(
         xp.where(stuck, xp.inf, wait), xp.where(stuck, xp.inf, square), 1.0 + nothing, nothing, offered + nothing,
-        1.0 + nothing, nothing,
+        1.0 + nothing, nothing, nothing,
     )  # fmt: skip
 
 
@@ -128,14 +133,9 @@ def continuous_state(
     stuck = load >= 1.0
     nothing = 0.0 * rate
     return PoolState(
-        xp.where(stuck, xp.inf, wait),
-        xp.where(stuck, xp.inf, square),
-        step,
-        nothing,
-        inside,
-        inside / m + nothing,
-        nothing,
-    )
+        xp.where(stuck, xp.inf, wait), xp.where(stuck, xp.inf, square), step, nothing, inside, inside / m + nothing,
+        nothing, elastic * elastic / (xp.maximum(inside, 1e-9) * (1.0 - elastic) * (2.0 - elastic)),
+    )  # fmt: skip
 
 
 def clump_wait(xp: Any, service: Array, servers: Array, load: Array, clump: Array) -> Array:

@@ -1,14 +1,17 @@
 """Steady state of a stage network: times, queues and limits in closed form, for one configuration or a million.
 
     end-to-end time of a class:  t = (I - P)^-1 s       s_k: mean time at stage k = wait of its pool + its own service
-    its second moment:           q = (I - P)^-1 (s2 + 2 s P t),    s2_k = variance of the time at k + s_k^2
+    its second moment:           q = (I - P)^-1 (v + s^2 + 2 s P t),    v_k: variance of the time at k
 
 From mean and variance follow percentiles of a gamma distribution (Wilson and Hilferty 1931). Traffic, utilisation and burstiness:
 `serving.stages.traffic`; waiting: `serving.stages.shared_service`, `serving.stages.batch_service`. Pools are taken as
 independent given their arrivals (exact for product-form networks: Poisson arrivals, exponential or shared service).
 
-Includes overload: what gets through, which queue grows. Excludes: transients, finite buffers that block, correlation between
-the waits of one request. Everything broadcasts over configurations and is differentiable in every number that is not a count.
+The part of v that the state of a pool sets (the wait; how many share it) is the same for all pieces of one visit to it.
+
+Includes overload: what gets through, which queue grows. Excludes: transients, finite buffers that block, correlation between the
+waits of one request at different pools. Everything broadcasts over configurations and is differentiable in every number that
+is not a count.
 """
 
 from typing import Any, NamedTuple
@@ -89,8 +92,8 @@ def _answer(network: Network, flat: Flat, flows: Traffic) -> SteadyNetwork:
         _pool_state(network, j, flows, pool_rates, visits, bursts.dispersion, bursts.clump)
         for j in range(len(network.pools))
     ]
-    time, wait, variance = _stage_times(xp, network, flat, flows, visits, states)
-    mean, second = _through(xp, flat, time, variance)
+    times = _stage_times(xp, network, flat, flows, visits, states)
+    mean, second = _through(xp, flat, times)
     entry = list(flat.entry)
     e2e, deviation = mean[..., entry], _deviation(xp, mean[..., entry], second[..., entry])
     served = stage_rate * flows.passed[..., flat.pool_of]
@@ -99,8 +102,9 @@ def _answer(network: Network, flat: Flat, flows: Traffic) -> SteadyNetwork:
     throughput = xp.stack([xp.sum(leaves[..., flat.class_of == i], axis=-1) for i in range(classes)], axis=-1)
     most = xp.max(flows.offered, axis=-1)
     return SteadyNetwork(
-        rate_per_s=stage_rate, stage_s=time, wait_s=wait, offered=flows.offered, utilisation=flows.utilisation,
-        passed=flows.passed, queue=pool_sums(xp, flat, stage_rate * wait, len(network.pools)), in_service=stack(xp, [s.in_service for s in states]),
+        rate_per_s=stage_rate, stage_s=times.time, wait_s=times.wait, offered=flows.offered, utilisation=flows.utilisation,
+        passed=flows.passed, queue=pool_sums(xp, flat, stage_rate * times.wait, len(network.pools)),
+        in_service=stack(xp, [s.in_service for s in states]),
         batch=stack(xp, [s.batch for s in states]), growth_per_s=pool_rates * (1.0 - flows.passed), e2e_s=e2e,
         e2e_deviation_s=deviation, e2e_p50_s=_gamma(xp, e2e, deviation, _P50), e2e_p90_s=_gamma(xp, e2e, deviation, _P90),
         e2e_p99_s=_gamma(xp, e2e, deviation, _P99), throughput_per_s=throughput,
@@ -126,40 +130,54 @@ def _pool_state(
     return continuous_state(pool, rate, work, weight, load, scv, piece, *bursts)
 
 
+class _StageTimes(NamedTuple):
+    """Per stage [..., stages]: mean time, mean wait, variance of the time, and the deviation of that part of it which the state of
+    the pool sets: pieces of one visit share it."""
+
+    time: Array
+    wait: Array
+    variance: Array
+    shared: Array
+
+
 def _stage_times(
     xp: Any, network: Network, flat: Flat, flows: Traffic, visits: Revisits, states: list[PoolState]
-) -> tuple[Array, Array, Array]:
-    """Mean time, mean wait and variance of the time at each stage, [..., stages]."""
-    times, waits, variances = [], [], []
+) -> _StageTimes:
+    rows = []
     for k, j in enumerate(flat.pool_of):
         pool, state = network.pools[j], states[j]
         work, scv = flat.work[..., k], flat.scv[..., k]
+        some = xp.isfinite(state.wait_s) & xp.isfinite(state.unit_s)
         if pool.kind == "batch":
             mean = flows.mean_weight[..., j]
             service = state.unit_s * mean + state.batch_slope_s * (work - mean)
             variance = scv * (state.batch_slope_s * work) ** 2
         else:
             service = state.unit_s * work
-            variance = scv * xp.where(xp.isfinite(service), service, 0.0) ** 2
-            service = service + (pool.latency_s if pool.kind == "link" else 0.0)
+            variance = scv * xp.where(some, service, 0.0) ** 2
+        shared = (1.0 + scv) * state.unit_scv * xp.where(some, service, 0.0) ** 2
+        service = service + (pool.latency_s if pool.kind == "link" else 0.0)
         # who comes straight from a batch of the same pool is there when the next one starts
         waited = state.wait_s - visits.again[..., k] * state.rest_s
-        some = xp.isfinite(state.wait_s)
         square = xp.where(some, state.wait_square, 0.0) - xp.where(some, state.wait_s, 0.0) ** 2
-        times.append(waited + service)
-        waits.append(waited)
-        variances.append(variance + xp.maximum(square, 0.0))
-    return stack(xp, times), stack(xp, waits), stack(xp, variances)
+        shared = shared + xp.maximum(square, 0.0)
+        rows.append((waited + service, waited, variance + shared, xp.sqrt(xp.maximum(shared, 1e-30))))
+    return _StageTimes(*(stack(xp, [row[i] for row in rows]) for i in range(4)))
 
 
-def _through(xp: Any, flat: Flat, time: Array, variance: Array) -> tuple[Array, Array]:
+def _through(xp: Any, flat: Flat, times: _StageTimes) -> tuple[Array, Array]:
     """Mean and mean square of the time from each stage to the end, [..., stages]; infinite where a stage ahead is."""
     system = xp.eye(len(flat.pool_of)) - flat.routing
-    finite = xp.isfinite(time)
-    t, v = xp.where(finite, time, 0.0), variance
+    finite = xp.isfinite(times.time)
+    t = xp.where(finite, times.time, 0.0)
     mean = xp.linalg.solve(system, t[..., None])[..., 0]
     ahead = xp.sum(flat.routing * mean[..., None, :], axis=-1)
-    second = xp.linalg.solve(system, (v + t * t + 2.0 * t * ahead)[..., None])[..., 0]
+    # pieces of one visit find the pool in the same state
+    inner = flat.routing * (flat.pool_of[:, None] == flat.pool_of[None, :])
+    same = xp.linalg.solve(xp.eye(len(flat.pool_of)) - inner, times.shared[..., None])
+    together = times.shared * xp.sum(inner * xp.swapaxes(same, -1, -2), axis=-1)
+    second = times.variance + t * t + 2.0 * t * ahead + 2.0 * together
+    second = xp.linalg.solve(system, second[..., None])[..., 0]
     if xp is np and np.all(finite):
         return mean, second
     reached = xp.linalg.solve(system, (1.0 - finite)[..., None])[..., 0] > 1e-12
