@@ -82,7 +82,6 @@ def flatten(network: Network) -> Flat:
 def traffic(network: Network, flat: Flat) -> Traffic:
     """Flows, utilisations and what gets through, see the module."""
     xp = namespace(network, flat)
-    pools = len(network.pools)
     size = len(flat.pool_of)
     turned = xp.swapaxes(flat.routing, -1, -2)
     visits = xp.linalg.solve(xp.eye(size) - turned, flat.entering[..., None])[..., 0]
@@ -102,7 +101,6 @@ def traffic(network: Network, flat: Flat) -> Traffic:
     dynamic = (network, _numbers(flat))
     rate = fixed_point(lambda x, t: through(x, (t[0], _with(flat, t[1]))), stop_gradient(visits), dynamic)
     used, work, weight = _load(network, flat, rate)
-    assert used.shape[-1] == pools
     return Traffic(rate, visits, offered, used, 1.0 / xp.maximum(used, 1.0), work, weight)
 
 
@@ -111,7 +109,7 @@ def _numbers(flat: Flat) -> tuple[Array, ...]:
 
 
 def _with(flat: Flat, numbers: tuple[Array, ...]) -> Flat:
-    return Flat(*numbers, *flat[6:])
+    return flat._replace(**dict(zip(Flat._fields, numbers)))
 
 
 def pool_rate(pool: Pool, mean_weight: Array) -> Array:
