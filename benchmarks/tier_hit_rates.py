@@ -2,8 +2,8 @@
 
     python benchmarks/tier_hit_rates.py [--data DIR]
 
-Six capacities per trace, from 1/64 of its distinct blocks on, each twice the one before; as single caches, and cut into three tiers.
-Prints hit rates in percent, their difference in points, and the seconds of the exact curve and of Che's.
+Six capacities per trace, from 1/64 of its distinct blocks on, each twice the one before; as single caches, and cut into three
+tiers. Prints hit rates in percent, their difference in points, and the seconds of the exact curve and of Che's.
 """
 
 import argparse

@@ -6,15 +6,15 @@ block references that a single cache of S blocks finds
 
     found in tier i    h_i = H(S_i) - H(S_{i-1})                 not found   1 - H(S_last)
     up from tier i     r b h_i                                   bytes per second, r references per second of b bytes
-    down to tier i     r b (1 - H(S_{i-1})),  i > 1               every reference from below the cut, or new, pushes one block over it
+    down to tier i     r b (1 - H(S_{i-1})),  i > 1              every reference from below the cut, or new, pushes a block over it
     retrieval          sum_i p_i (latency_i + b n h_i / p_i / (bandwidth_i (1 - u_i)))      n references per request
 
 p_i: probability that a request finds anything in tier i. u_i: load of what moves tier i's blocks by all `sharers`, both directions
 their own; transfers share it evenly. H exactly from stack distances or by Che's approximation from a trace
 (`serving.prefix_cache`), or of independent references (`che_hit_rate`), differentiable.
 
-Sharers hold blocks of their own: each has its part of the capacity. Excludes: replication in several tiers, prefetch, eviction orders
-other than least recently used.
+Sharers hold blocks of their own: each has its part of the capacity. Excludes: replication in several tiers, prefetch, other orders
+of eviction.
 """
 
 import tomllib
@@ -74,7 +74,7 @@ def _catalogue() -> dict[str, Any]:
 
 
 def memory_tier(name: str, **changes: Any) -> MemoryTier:
-    """A usual tier by name (device, peer, host, cxl, ssd, remote) with fields replaced; numbers and sources: `memory_tiers.toml`."""
+    """A usual tier by name (device, peer, host, cxl, ssd, remote) with fields replaced; sources: `memory_tiers.toml`."""
     known = _catalogue()
     if name not in known:
         raise ValueError(f"tier: {name!r} is unknown{nearest(name, known)} (known: {', '.join(known)})")

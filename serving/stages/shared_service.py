@@ -42,7 +42,8 @@ class PoolState(NamedTuple):
     """A pool in steady state, [...]. `wait_s`, `wait_square`: mean and mean square of the wait before service; `unit_s`:
     seconds in service per unit of work; `batch_slope_s`: seconds more per unit of weight above the mean one (batches);
     `in_service`: requests being served; `batch`: size of the batch that a request is in; `rest_s`: part of the wait that is for
-    the end of a running batch; `unit_scv`: squared coefficient of variation of `unit_s` from request to request."""
+    the end of a running batch; `unit_scv`: squared coefficient of variation of `unit_s` from request to request; `busy`: share of
+    the time that a server works."""
 
     wait_s: Array
     wait_square: Array
@@ -52,12 +53,13 @@ class PoolState(NamedTuple):
     batch: Array
     rest_s: Array
     unit_scv: Array
+    busy: Array
 
 
 def delay_state(rate: Array, work: Array) -> PoolState:
     """Nobody waits."""
     nothing = 0.0 * rate
-    return PoolState(nothing, nothing, 1.0 + nothing, nothing, rate * work, 1.0 + nothing, nothing, nothing)
+    return PoolState(nothing, nothing, 1.0 + nothing, nothing, rate * work, 1.0 + nothing, nothing, nothing, nothing)
 
 
 def link_state(
@@ -70,7 +72,7 @@ def link_state(
     stretch = 1.0 + (load * _burst(xp, load, scv, dispersion) + 0.5 * clump) / free
     unit = xp.where(load < 1.0, stretch, xp.inf) / pool.bandwidth_bytes_per_s
     u = xp.minimum(load, 1.0)
-    return PoolState(nothing, nothing, unit, nothing, rate * work * unit, 1.0 + nothing, nothing, u / (2.0 - u))
+    return PoolState(nothing, nothing, unit, nothing, rate * work * unit, 1.0 + nothing, nothing, u / (2.0 - u), u)
 
 
 def servers_state(
@@ -89,7 +91,7 @@ def servers_state(
     nothing = 0.0 * rate
     return PoolState(
         xp.where(stuck, xp.inf, wait), xp.where(stuck, xp.inf, square), 1.0 + nothing, nothing, offered + nothing,
-        1.0 + nothing, nothing, nothing,
+        1.0 + nothing, nothing, nothing, xp.minimum(load, 1.0) + nothing,
     )  # fmt: skip
 
 
@@ -135,6 +137,7 @@ def continuous_state(
     return PoolState(
         xp.where(stuck, xp.inf, wait), xp.where(stuck, xp.inf, square), step, nothing, inside, inside / m + nothing,
         nothing, elastic * elastic / (xp.maximum(inside, 1e-9) * (1.0 - elastic) * (2.0 - elastic)),
+        (present.working + m * tail) / whole / m,
     )  # fmt: skip
 
 
@@ -164,12 +167,14 @@ def _regular(xp: Any, u: Array, scv: Array, dispersion: Array) -> Array:
 
 
 class _Present(NamedTuple):
-    """Sums of unnormalised pi over n <= most: all of it, n pi, at `most`, and of n below the number of replicas."""
+    """Sums of unnormalised pi over n <= most: all of it, n pi, at `most`, of n below the number of replicas, and
+    of the replicas that work."""
 
     total: Array
     sum: Array
     last: Array
     below: Array
+    working: Array
 
 
 def _present(xp: Any, most: Array, replicas: Array, log_rate: Array, log_seconds: Any) -> _Present:
@@ -200,7 +205,8 @@ def _present(xp: Any, most: Array, replicas: Array, log_rate: Array, log_seconds
     pi = xp.exp(level - top) * weight
     last = xp.sum(xp.where(first_end, xp.exp(level - top), 0.0), axis=-1)
     some = xp.sum(xp.where(n < replicas[..., None] - 0.5, pi, 0.0), axis=-1)
-    return _Present(xp.sum(pi, axis=-1), xp.sum(n * pi, axis=-1), last, some)
+    working = xp.sum(xp.minimum(n, replicas[..., None]) * pi, axis=-1)
+    return _Present(xp.sum(pi, axis=-1), xp.sum(n * pi, axis=-1), last, some, working)
 
 
 def _gammaln(xp: Any) -> Any:

@@ -16,6 +16,7 @@ is not a count.
 
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from serving.stages.batch_service import batch_state
@@ -36,8 +37,9 @@ class SteadyNetwork(NamedTuple):
 
     `offered`: utilisation of each pool that the rates ask for; `utilisation`: that of what reaches it; `scale`: factor on
     all rates that the network just holds; `bottleneck`: index of the pool that sets it; `throughput_per_s` per class;
-    `queue`: requests waiting; `growth_per_s` of each queue under overload; `passed`: share a pool lets through. Times are
-    infinite where a pool on the way is overloaded.
+    `queue`: requests waiting; `in_service`: requests being served; `batch`:
+    size of the batch a request is in; `busy`: share of time a server works; `growth_per_s` of each queue under
+    overload; `passed`: share a pool lets through. Times are infinite where a pool on the way is overloaded.
     """
 
     rate_per_s: Array
@@ -49,6 +51,7 @@ class SteadyNetwork(NamedTuple):
     queue: Array
     in_service: Array
     batch: Array
+    busy: Array
     growth_per_s: Array
     e2e_s: Array
     e2e_deviation_s: Array
@@ -65,6 +68,8 @@ def steady_network(network: Network) -> SteadyNetwork:
     """Steady state of `network`, which must be as `check_network` wants it (checked outside JAX)."""
     if namespace(network) is np:
         check_network(network)
+    else:  # whole numbers have no derivative
+        network = jax.tree_util.tree_map(lambda leaf: leaf * 1.0, network)
     flat = flatten(network)
     flows = traffic(network, flat)
     return _answer(network, flat, flows)
@@ -105,7 +110,8 @@ def _answer(network: Network, flat: Flat, flows: Traffic) -> SteadyNetwork:
         rate_per_s=stage_rate, stage_s=times.time, wait_s=times.wait, offered=flows.offered, utilisation=flows.utilisation,
         passed=flows.passed, queue=pool_sums(xp, flat, stage_rate * times.wait, len(network.pools)),
         in_service=stack(xp, [s.in_service for s in states]),
-        batch=stack(xp, [s.batch for s in states]), growth_per_s=pool_rates * (1.0 - flows.passed), e2e_s=e2e,
+        batch=stack(xp, [s.batch for s in states]), busy=stack(xp, [s.busy for s in states]),
+        growth_per_s=pool_rates * (1.0 - flows.passed), e2e_s=e2e,
         e2e_deviation_s=deviation, e2e_p50_s=_gamma(xp, e2e, deviation, _P50), e2e_p90_s=_gamma(xp, e2e, deviation, _P90),
         e2e_p99_s=_gamma(xp, e2e, deviation, _P99), throughput_per_s=throughput,
         scale=1.0 / xp.where(most > 0.0, most, xp.nan), bottleneck=xp.argmax(flows.offered, axis=-1),
