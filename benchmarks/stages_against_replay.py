@@ -147,7 +147,9 @@ def main() -> None:
     rows = pd.DataFrame([grade(*point, arguments.requests, 10 * i) for i, point in enumerate(points)])
     spent = time.perf_counter() - start
     pd.set_option("display.width", 220, "display.max_columns", 40, "display.max_rows", 400)
-    print(f"{len(rows)} networks, {rows.events.sum():.3g} events in {spent:.0f} s; relative errors, closed form over replay - 1")
+    print(
+        f"{len(rows)} networks, {rows.events.sum():.3g} events in {spent:.0f} s; relative errors, closed form over replay - 1"
+    )
     print(summary(rows).to_string(float_format=lambda x: f"{x:.3f}"))
     print(f"bottleneck named as the replay's: {rows.bottleneck.mean():.3f}")
     if arguments.list:
