@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from serving.stages.linear_systems import solved
 from serving.stages.network import Network
 from serving.stages.revisits import Revisits
 from serving.stages.traffic import Flat, Traffic, pool_sums, stack
@@ -59,7 +60,7 @@ def burstiness(network: Network, flat: Flat, flows: Traffic, visits: Revisits, m
         source * (1.0 - path + path * (u2 * q * s)[..., None, :]), axis=-1
     )
     system = xp.eye(size) - xp.matmul(source * path, leaving)
-    per_stage = xp.linalg.solve(system, constant[..., None])[..., 0]
+    per_stage = solved(system, constant)
     total = pool_sums(xp, flat, fresh, pools)
     dispersion = pool_sums(xp, flat, fresh * per_stage, pools) / xp.where(total > 0.0, total, 1.0)
     dispersion = xp.where(total > 0.0, xp.maximum(dispersion, 0.0), 1.0)
@@ -93,4 +94,4 @@ def _clumps(xp: Any, network: Network, flat: Flat, visits: Revisits, made: Array
         for j, pool in enumerate(network.pools)
     ]
     system = xp.eye(pools) - share * path * stack(xp, retained)[..., None, :]
-    return xp.linalg.solve(system, xp.sum(share * path * made[..., None, :], axis=-1)[..., None])[..., 0]
+    return solved(system, xp.sum(share * path * made[..., None, :], axis=-1))

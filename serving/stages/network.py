@@ -23,8 +23,8 @@ import numpy as np
 
 from hardware.accelerator import static
 from hardware.paths import nearest, set_path
-from serving.stages.step_law import StepLaw, check_law
-from workloads.numeric import Array
+from serving.stages.step_law import StepLaw, check_law, extended
+from workloads.numeric import Array, namespace
 
 KINDS = ("delay", "servers", "link", "batch", "continuous")
 #: Where a request goes that leaves.
@@ -88,6 +88,26 @@ class Network:
     def scaled(self, factor: Array) -> "Network":
         """A copy with all rates times `factor`."""
         return replace(self, classes=tuple(replace(c, rate_per_s=c.rate_per_s * factor) for c in self.classes))
+
+
+def stacked_pools(pools: list[Pool]) -> Pool:
+    """Pools of one kind as one whose numbers have a last axis over them; laws get as many knots as the longest has."""
+    longest = max(len(pool.law.knots) for pool in pools)
+    laws = [extended(pool.law, longest) for pool in pools]
+
+    def stacked(values: list[Array]) -> Array:
+        xp = namespace(values)
+        return xp.stack(xp.broadcast_arrays(*(xp.asarray(v) * 1.0 for v in values)), axis=-1)
+
+    numbers = {
+        name: stacked([getattr(pool, name) for pool in pools])
+        for name in ("servers", "slots", "bandwidth_bytes_per_s", "latency_s")
+    }
+    law = StepLaw(
+        tuple(stacked([law.knots[i] for law in laws]) for i in range(longest)),
+        tuple(stacked([law.seconds[i] for law in laws]) for i in range(longest)),
+    )
+    return Pool(kind=pools[0].kind, law=law, **numbers)
 
 
 def chain(*stages: Stage) -> tuple[Stage, ...]:

@@ -88,11 +88,13 @@ def _pool_bars(ax: Any, network: Network, state: SteadyNetwork) -> None:
     places = np.arange(len(network.pools))[::-1]
     ax.barh(places, np.minimum(used, 1.0), color=plt.get_cmap(_COLOURS)(_SCALE(used)), alpha=0.75, height=0.62)
     for j, (place, pool) in enumerate(zip(places, network.pools)):
-        text = f"{100.0 * used[j]:.0f} %"
+        text = f"{100.0 * used[j]:.0f} %" if pool.kind != "delay" else "nobody waits"
         if pool.kind != "delay":
             queue, inside = float(state.queue[j]), float(state.in_service[j])
             waits = (
-                f"queue grows by {float(state.growth_per_s[j]):.3g}/s" if state.passed[j] < 1.0 else f"{queue:.2g} wait"
+                f"queue grows by {float(state.growth_per_s[j]):.3g}/s"
+                if state.passed[j] < 1.0
+                else f"{queue if queue >= 0.005 else 0.0:.2g} wait"
             )
             text += f", {waits}, {inside:.3g} in service"
         if j == int(state.bottleneck):

@@ -17,6 +17,7 @@ W_T: wait of a pool that is given the sums at once.
 
 from typing import NamedTuple
 
+from serving.stages.linear_systems import solved, solved_columns
 from serving.stages.traffic import Flat, Traffic, pool_sums
 from workloads.numeric import Array, namespace
 
@@ -43,11 +44,11 @@ def revisits(flat: Flat, flows: Traffic, pools: int) -> Revisits:
     sent = rate * flows.passed[..., flat.pool_of]
     back = xp.sum(inner * sent[..., :, None], axis=-2)
     fresh = xp.maximum(rate - back, 0.0)
-    system = xp.eye(len(flat.pool_of)) - inner
-    onward = xp.linalg.solve(system, flat.routing - inner)
-    total = xp.linalg.solve(system, flat.work[..., None])[..., 0]
+    system = namespace(inner).eye(len(flat.pool_of)) - inner
+    onward = solved_columns(system, flat.routing - inner)
+    total = solved(system, flat.work)
     square = flat.work**2 * (1.0 + flat.scv) + 2.0 * flat.work * xp.sum(inner * total[..., None, :], axis=-1)
-    square = xp.linalg.solve(system, square[..., None])[..., 0]
+    square = solved(system, square)
 
     def over(values: Array) -> Array:
         return pool_sums(xp, flat, values, pools)

@@ -80,7 +80,7 @@ def servers_state(
 ) -> PoolState:
     """First come, first served by m servers."""
     xp = namespace(pool, rate, work, load)
-    m = xp.asarray(pool.servers) * 1.0
+    m = 1.0 * pool.servers
     offered = xp.minimum(load, 1.0 - CLOSEST) * m
     present = _present(xp, m, m, xp.log(xp.maximum(offered, 1e-12)), None)
     full = present.last / (present.total * xp.maximum(1.0 - load, CLOSEST) + present.last * xp.minimum(load, 1.0))
@@ -101,7 +101,7 @@ def continuous_state(
 ) -> PoolState:  # fmt: skip
     """Residents of mean `weight` that take `work` steps each in batches of up to `slots` on each replica."""
     xp = namespace(pool, rate, work, weight, load)
-    m, slots = xp.asarray(pool.servers) * 1.0, xp.asarray(pool.slots) * 1.0
+    m, slots = 1.0 * pool.servers, 1.0 * pool.slots
     most = m * slots
     steps = xp.maximum(rate * work, 1e-12)
     # beyond the limit: as at the limit, where the wait is infinite anyway
@@ -179,23 +179,24 @@ class _Present(NamedTuple):
 
 def _present(xp: Any, most: Array, replicas: Array, log_rate: Array, log_seconds: Any) -> _Present:
     """The birth-death law at nodes 0..most; `log_rate`: ln(lambda S) (or ln of the offered servers, without `log_seconds`)."""
-    gammaln = _gammaln(xp)
+    own = namespace(most, replicas)  # NumPy where counts are plain numbers: the nodes are then constants
     try:
         count = min(int(np.max(np.asarray(most))) + 1, NODES)
     except Exception:  # a traced number of slots
         count = NODES
     g = np.arange(count) * 1.0
-    most = xp.asarray(most)[..., None] * 1.0
-    wide = xp.maximum(most - (count - 1.0), 0.0)
-    n = xp.minimum(g + wide * (g / max(count - 1.0, 1.0)) ** 2, most)
+    most = own.asarray(most)[..., None] * 1.0
+    wide = own.maximum(most - (count - 1.0), 0.0)
+    n = own.minimum(g + wide * (g / max(count - 1.0, 1.0)) ** 2, most)
     gap = n[..., 1:] - n[..., :-1]
     zero = 0.0 * n[..., :1]
-    weight = 0.5 * (xp.concatenate([zero + 1.0, gap], axis=-1) + xp.concatenate([gap, zero], axis=-1))
+    weight = 0.5 * (own.concatenate([zero + 1.0, gap], axis=-1) + own.concatenate([gap, zero], axis=-1))
     # the end node stands for its own half and, as every integer does, half a step beyond
     at_end = n >= most
-    first_end = at_end & (xp.concatenate([zero + 0.0, 0.0 * gap + 1.0 * (n[..., :-1] >= most)], axis=-1) < 0.5)
-    weight = xp.where(first_end, weight + 0.5, xp.where(at_end, 0.0, weight))
-    level = n * log_rate[..., None] - gammaln(n + 1.0)
+    first_end = at_end & (own.concatenate([zero, 1.0 * (n[..., :-1] >= most)], axis=-1) < 0.5)
+    weight = own.where(first_end, weight + 0.5, own.where(at_end, 0.0, weight))
+    factorial = _gammaln(own)(n + 1.0)
+    level = n * log_rate[..., None] - factorial
     if log_seconds is not None:
         f = log_seconds(n)
         rise = gap * 0.5 * (f[..., 1:] + f[..., :-1]) + 0.5 * (f[..., 1:] - f[..., :-1])

@@ -21,7 +21,8 @@ import numpy as np
 
 from serving.stages.batch_service import batch_state
 from serving.stages.burstiness import burstiness
-from serving.stages.network import Network, check_network
+from serving.stages.linear_systems import solved
+from serving.stages.network import KINDS, Network, check_network, stacked_pools
 from serving.stages.revisits import Revisits, revisits
 from serving.stages.shared_service import PoolState, continuous_state, delay_state, link_state, servers_state
 from serving.stages.traffic import Flat, Traffic, flatten, pool_sums, stack, traffic
@@ -83,20 +84,13 @@ def _answer(network: Network, flat: Flat, flows: Traffic) -> SteadyNetwork:
 
     def made(dispersion: Array) -> Array:
         """Others that leave with an item of a batch: E[b (b - 1)] / E[b]."""
-        values = []
-        for j, pool in enumerate(network.pools):
-            if pool.kind == "batch":
-                state = _pool_state(network, j, flows, pool_rates, visits, dispersion, 0.0 * dispersion)
-                values.append(xp.maximum(state.batch - 1.0, 0.0) * (1.0 - visits.staying[..., j]))
-            else:
-                values.append(0.0 * pool_rates[..., j])
-        return xp.stack(xp.broadcast_arrays(*values), axis=-1)
+        if not any(pool.kind == "batch" for pool in network.pools):
+            return 0.0 * pool_rates
+        state = _pool_states(network, flows, pool_rates, visits, dispersion, 0.0 * dispersion, ("batch",))
+        return xp.maximum(state.batch - 1.0, 0.0) * (1.0 - visits.staying)
 
     bursts = burstiness(network, flat, flows, visits, made)
-    states = [
-        _pool_state(network, j, flows, pool_rates, visits, bursts.dispersion, bursts.clump)
-        for j in range(len(network.pools))
-    ]
+    states = _pool_states(network, flows, pool_rates, visits, bursts.dispersion, bursts.clump, KINDS)
     times = _stage_times(xp, network, flat, flows, visits, states)
     mean, second = _through(xp, flat, times)
     entry = list(flat.entry)
@@ -109,8 +103,8 @@ def _answer(network: Network, flat: Flat, flows: Traffic) -> SteadyNetwork:
     return SteadyNetwork(
         rate_per_s=stage_rate, stage_s=times.time, wait_s=times.wait, offered=flows.offered, utilisation=flows.utilisation,
         passed=flows.passed, queue=pool_sums(xp, flat, stage_rate * times.wait, len(network.pools)),
-        in_service=stack(xp, [s.in_service for s in states]),
-        batch=stack(xp, [s.batch for s in states]), busy=stack(xp, [s.busy for s in states]),
+        in_service=states.in_service,
+        batch=states.batch, busy=states.busy,
         growth_per_s=pool_rates * (1.0 - flows.passed), e2e_s=e2e,
         e2e_deviation_s=deviation, e2e_p50_s=_gamma(xp, e2e, deviation, _P50), e2e_p90_s=_gamma(xp, e2e, deviation, _P90),
         e2e_p99_s=_gamma(xp, e2e, deviation, _P99), throughput_per_s=throughput,
@@ -119,21 +113,49 @@ def _answer(network: Network, flat: Flat, flows: Traffic) -> SteadyNetwork:
     )  # fmt: skip
 
 
-def _pool_state(
-    network: Network, j: int, flows: Traffic, rates: Array, visits: Revisits, dispersion: Array, clump: Array
+def _pool_states(
+    network: Network,
+    flows: Traffic,
+    rates: Array,
+    visits: Revisits,
+    dispersion: Array,
+    clump: Array,
+    kinds: tuple[str, ...],
 ) -> PoolState:
-    pool, rate, work, weight = (network.pools[j], rates[..., j], flows.mean_work[..., j], flows.mean_weight[..., j])
-    load, scv, piece = flows.utilisation[..., j], visits.total_scv[..., j], visits.piece[..., j]
-    bursts = dispersion[..., j], clump[..., j]
-    if pool.kind == "delay":
-        return delay_state(rate, work)
-    if pool.kind == "link":
-        return link_state(pool, rate, work, load, scv, *bursts)
-    if pool.kind == "servers":
-        return servers_state(pool, rate, work, load, scv, piece, *bursts)
-    if pool.kind == "batch":
-        return batch_state(pool, rate, weight, load, visits.staying[..., j], *bursts)
-    return continuous_state(pool, rate, work, weight, load, scv, piece, *bursts)
+    """Waiting and service of all pools of `kinds`, [..., pools]; others as pools that nobody waits at. Pools of a kind at once."""
+    xp = namespace(network, flows, rates)
+    order, parts = [], []
+    for kind in KINDS:
+        on = np.array([j for j, pool in enumerate(network.pools) if pool.kind == kind], dtype=int)
+        if len(on) == 0:
+            continue
+        rate, work, weight, load, scv, piece, staying = (
+            x[..., on]
+            for x in (
+                rates, flows.mean_work, flows.mean_weight, flows.utilisation, visits.total_scv, visits.piece, visits.staying,
+            )
+        )  # fmt: skip
+        bursts = dispersion[..., on], clump[..., on]
+        pool = stacked_pools([network.pools[j] for j in on])
+        if kind == "delay" or kind not in kinds:
+            state = delay_state(rate, work)
+        elif kind == "link":
+            state = link_state(pool, rate, work, load, scv, *bursts)
+        elif kind == "servers":
+            state = servers_state(pool, rate, work, load, scv, piece, *bursts)
+        elif kind == "batch":
+            state = batch_state(pool, rate, weight, load, staying, *bursts)
+        else:
+            state = continuous_state(pool, rate, work, weight, load, scv, piece, *bursts)
+        order += on.tolist()
+        parts.append(state)
+    back = np.argsort(order)
+    return PoolState(*(_joined(xp, [part[i] for part in parts])[..., back] for i in range(len(PoolState._fields))))
+
+
+def _joined(xp: Any, values: list[Array]) -> Array:
+    shape = np.broadcast_shapes(*(v.shape[:-1] for v in values))
+    return xp.concatenate([xp.broadcast_to(v, (*shape, v.shape[-1])) for v in values], axis=-1)
 
 
 class _StageTimes(NamedTuple):
@@ -147,46 +169,47 @@ class _StageTimes(NamedTuple):
 
 
 def _stage_times(
-    xp: Any, network: Network, flat: Flat, flows: Traffic, visits: Revisits, states: list[PoolState]
+    xp: Any, network: Network, flat: Flat, flows: Traffic, visits: Revisits, states: PoolState
 ) -> _StageTimes:
-    rows = []
-    for k, j in enumerate(flat.pool_of):
-        pool, state = network.pools[j], states[j]
-        work, scv = flat.work[..., k], flat.scv[..., k]
-        some = xp.isfinite(state.wait_s) & xp.isfinite(state.unit_s)
-        if pool.kind == "batch":
-            mean = flows.mean_weight[..., j]
-            service = state.unit_s * mean + state.batch_slope_s * (work - mean)
-            variance = scv * (state.batch_slope_s * work) ** 2
-        else:
-            service = state.unit_s * work
-            variance = scv * xp.where(some, service, 0.0) ** 2
-        shared = (1.0 + scv) * state.unit_scv * xp.where(some, service, 0.0) ** 2
-        service = service + (pool.latency_s if pool.kind == "link" else 0.0)
-        # who comes straight from a batch of the same pool is there when the next one starts
-        waited = state.wait_s - visits.again[..., k] * state.rest_s
-        square = xp.where(some, state.wait_square, 0.0) - xp.where(some, state.wait_s, 0.0) ** 2
-        shared = shared + xp.maximum(square, 0.0)
-        rows.append((waited + service, waited, variance + shared, xp.sqrt(xp.maximum(shared, 1e-30))))
-    return _StageTimes(*(stack(xp, [row[i] for row in rows]) for i in range(4)))
+    at = PoolState(*(field[..., flat.pool_of] for field in states))
+    batch = np.array([network.pools[j].kind == "batch" for j in flat.pool_of])
+    latency = _latency(xp, network)[..., flat.pool_of]
+    some = xp.isfinite(at.wait_s) & xp.isfinite(at.unit_s)
+    mean = flows.mean_weight[..., flat.pool_of]
+    own = at.unit_s * flat.work
+    service = xp.where(batch, at.unit_s * mean + at.batch_slope_s * (flat.work - mean), own)
+    finite = xp.where(some, service, 0.0)
+    variance = flat.scv * xp.where(batch, at.batch_slope_s * flat.work, finite) ** 2
+    shared = (1.0 + flat.scv) * at.unit_scv * finite**2
+    # who comes straight from a batch of the same pool is there when the next one starts
+    waited = at.wait_s - visits.again * at.rest_s
+    square = xp.where(some, at.wait_square, 0.0) - xp.where(some, at.wait_s, 0.0) ** 2
+    shared = shared + xp.maximum(square, 0.0)
+    return _StageTimes(
+        waited + service + latency, waited, variance + shared, xp.sqrt(xp.maximum(shared, 1e-30)) + 0.0 * latency
+    )
+
+
+def _latency(xp: Any, network: Network) -> Array:
+    return stack(xp, [pool.latency_s if pool.kind == "link" else 0.0 for pool in network.pools])
 
 
 def _through(xp: Any, flat: Flat, times: _StageTimes) -> tuple[Array, Array]:
     """Mean and mean square of the time from each stage to the end, [..., stages]; infinite where a stage ahead is."""
-    system = xp.eye(len(flat.pool_of)) - flat.routing
+    system = namespace(flat.routing).eye(len(flat.pool_of)) - flat.routing
     finite = xp.isfinite(times.time)
     t = xp.where(finite, times.time, 0.0)
-    mean = xp.linalg.solve(system, t[..., None])[..., 0]
+    mean = solved(system, t)
     ahead = xp.sum(flat.routing * mean[..., None, :], axis=-1)
     # pieces of one visit find the pool in the same state
     inner = flat.routing * (flat.pool_of[:, None] == flat.pool_of[None, :])
-    same = xp.linalg.solve(xp.eye(len(flat.pool_of)) - inner, times.shared[..., None])
-    together = times.shared * xp.sum(inner * xp.swapaxes(same, -1, -2), axis=-1)
+    same = solved(namespace(inner).eye(len(flat.pool_of)) - inner, times.shared)
+    together = times.shared * xp.sum(inner * same[..., None, :], axis=-1)
     second = times.variance + t * t + 2.0 * t * ahead + 2.0 * together
-    second = xp.linalg.solve(system, second[..., None])[..., 0]
+    second = solved(system, second)
     if xp is np and np.all(finite):
         return mean, second
-    reached = xp.linalg.solve(system, (1.0 - finite)[..., None])[..., 0] > 1e-12
+    reached = solved(system, 1.0 - finite) > 1e-12
     return xp.where(reached, xp.inf, mean), xp.where(reached, xp.inf, second)
 
 

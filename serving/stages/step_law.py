@@ -52,6 +52,15 @@ def law_slope(law: StepLaw, weight: Array) -> Array:
     return slope
 
 
+def extended(law: StepLaw, count: int) -> StepLaw:
+    """The same law with `count` knots, further ones on its last line."""
+    knots, seconds = list(law.knots), list(law.seconds)
+    while len(knots) < count:
+        knots.append(2.0 * knots[-1] - knots[-2])
+        seconds.append(2.0 * seconds[-1] - seconds[-2])
+    return StepLaw(tuple(knots), tuple(seconds))
+
+
 def linear_law(fixed_s: Array, item_s: Array) -> StepLaw:
     """T(w) = fixed_s + item_s w."""
     return StepLaw((0.0, 1.0), (fixed_s, fixed_s + item_s))

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from serving.stages.implicit_fixed_point import fixed_point
+from serving.stages.linear_systems import solved
 from serving.stages.network import END, Network, Pool
 from serving.stages.step_law import law_time
 from workloads.numeric import Array, namespace, stop_gradient
@@ -53,8 +54,7 @@ class Traffic(NamedTuple):
 
 
 def flatten(network: Network) -> Flat:
-    """The network as arrays, see `Flat`."""
-    xp = namespace(network)
+    """The network as arrays, see `Flat`: of NumPy where all numbers of an array are."""
     stages = [(i, stage) for i, c in enumerate(network.classes) for stage in c.stages]
     at = {(i, stage.name): k for k, (i, stage) in enumerate(stages)}
     pools = {pool.name: j for j, pool in enumerate(network.pools)}
@@ -67,12 +67,12 @@ def flatten(network: Network) -> Flat:
     entering: list[Any] = [0.0] * len(stages)
     for c, k in zip(network.classes, entry):
         entering[k] = c.rate_per_s
-    flat_routing = stack(xp, [p for row in rows for p in row])
+    flat_routing = _kept([p for row in rows for p in row])
     return Flat(
-        *(stack(xp, [getattr(stage, name) for _, stage in stages]) for name in ("work", "scv", "weight")),
-        routing=xp.reshape(flat_routing, (*flat_routing.shape[:-1], len(stages), len(stages))),
-        entering=stack(xp, entering),
-        burstiness=stack(xp, [c.burstiness for c in network.classes]),
+        *(_kept([getattr(stage, name) for _, stage in stages]) for name in ("work", "scv", "weight")),
+        routing=namespace(flat_routing).reshape(flat_routing, (*flat_routing.shape[:-1], len(stages), len(stages))),
+        entering=_kept(entering),
+        burstiness=_kept([c.burstiness for c in network.classes]),
         pool_of=np.array([pools[stage.pool] for _, stage in stages]),
         class_of=np.array([i for i, _ in stages]),
         entry=entry,
@@ -83,10 +83,8 @@ def traffic(network: Network, flat: Flat) -> Traffic:
     """Flows, utilisations and what gets through, see the module."""
     xp = namespace(network, flat)
     size = len(flat.pool_of)
-    turned = xp.swapaxes(flat.routing, -1, -2)
-    visits = xp.linalg.solve(xp.eye(size) - turned, flat.entering[..., None])[..., 0]
-    if visits.ndim < flat.entering.ndim or flat.entering.ndim < visits.ndim:
-        visits, _ = xp.broadcast_arrays(visits, flat.entering)
+    turned = namespace(flat.routing).swapaxes(flat.routing, -1, -2)
+    visits = solved(namespace(turned).eye(size) - turned, flat.entering)
     offered, work, weight = _load(network, flat, visits)
     visits = visits + 0.0 * offered[..., :1]
 
@@ -160,3 +158,7 @@ def stack(xp: Any, values: list[Any]) -> Array:
 def pool_sums(xp: Any, flat: Flat, values: Array, pools: int) -> Array:
     """Sums over the stages of each pool, [..., pools], of `values` [..., stages]."""
     return xp.stack([xp.sum(values[..., np.flatnonzero(flat.pool_of == j)], axis=-1) for j in range(pools)], axis=-1)
+
+
+def _kept(values: list[Any]) -> Array:
+    return stack(namespace(values), values)
