@@ -2,24 +2,54 @@
 
     python benchmarks/bench_stages.py [--configurations 10000] [--requests 1000000]
 
-A network of eleven stages on eight pools of all kinds (`docs/networks/rag.toml`); rates, works and step times vary. Times are the
-best of five.
+Seven stages of one class on four pools (servers, batch, link, continuous) with a loop; rates, step times and lengths vary. Times
+are the best of five.
 """
 
 import argparse
 import resource
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ridgeline.stage_network_file import read_network
-from serving.stages import Network, StepLaw, replay_network, steady_network
+from serving.stages import (
+    Network,
+    Pool,
+    RequestClass,
+    Stage,
+    StepLaw,
+    chain,
+    linear_law,
+    replay_network,
+    roofline_law,
+    steady_network,
+)
 
-FILE = Path(__file__).parents[1] / "docs" / "networks" / "rag.toml"
+
+def example() -> Network:
+    """Retrieval and generation with a second turn for every third request."""
+    stages = chain(
+        Stage(name="prepare", pool="cpu", work=0.004, scv=1.0),
+        Stage(name="embed", pool="search"),
+        Stage(name="find", pool="search", work=2.0),
+        Stage(name="prefill", pool="gpu", work=4.0, weight=16.0),
+        Stage(name="send", pool="wire", work=2e8, scv=0.5),
+        Stage(name="decode", pool="gpu", work=200.0, scv=1.0),
+        Stage(name="check", pool="cpu", work=0.02),
+    )
+    last = replace(stages[-1], next={"prefill": 0.3, "end": 0.7})
+    return Network(
+        classes=(RequestClass(name="chat", rate_per_s=6.0, stages=(*stages[:-1], last)),),
+        pools=(
+            Pool(name="cpu", servers=4.0),
+            Pool(name="search", kind="batch", slots=32.0, law=roofline_law(0.002, 0.01, 0.001)),
+            Pool(name="wire", kind="link", bandwidth_bytes_per_s=1e10, latency_s=1e-5),
+            Pool(name="gpu", kind="continuous", servers=2.0, slots=48.0, law=linear_law(0.008, 0.0002)),
+        ),
+    )
 
 
 def varied(network: Network, factors) -> Network:
@@ -27,7 +57,7 @@ def varied(network: Network, factors) -> Network:
     load, speed, steps = factors[..., 0], factors[..., 1], factors[..., 2]
     pools = tuple(replace(p, law=StepLaw(p.law.knots, tuple(speed * s for s in p.law.seconds))) for p in network.pools)
     changed = replace(network.scaled(load), pools=pools)
-    return changed.replace("classes.chat.stages.decode.work", 250.0 * steps)
+    return changed.replace("classes.chat.stages.decode.work", 200.0 * steps)
 
 
 def best(call, repeats: int = 5) -> float:
@@ -46,7 +76,7 @@ def main() -> None:
     parser.add_argument("--configurations", type=int, default=10_000)
     parser.add_argument("--requests", type=int, default=1_000_000)
     arguments = parser.parse_args()
-    network = read_network(FILE).network
+    network = example()
     factors = np.random.default_rng(0).uniform(0.5, 1.1, (arguments.configurations, 3))
     count = arguments.configurations
     plain = best(lambda: steady_network(varied(network, factors)), 2)

@@ -1,4 +1,4 @@
-"""`ridgeline serve`: what requests see of a deployment (`simulate`), the best deployment (`plan`), networks of stages (`network`)."""
+"""`ridgeline serve`: what requests see of a deployment (`simulate`), the best one (`plan`), networks of stages (`network`)."""
 
 from pathlib import Path
 from typing import Annotated, Any

@@ -154,7 +154,7 @@ def _print(found: Any, network: Any, state: Any, seen: Any, matters: dict[str, f
         table.add_column(name, justify="left" if name in ("pool", "kind") else "right")
     for name, row in answer["pools"].items():
         batch = f"{row['batch']:.3g}" if row["kind"] in ("batch", "continuous") else "-"
-        queue = "grows" if row["passed"] < 1.0 else f"{row['queue'] or 0.0:.3g}"
+        queue = "grows" if row["passed"] < 1.0 else f"{row['queue'] if (row['queue'] or 0.0) >= 0.005 else 0.0:.3g}"
         inside = "-" if row["in_service"] is None else f"{row['in_service']:.3g}"
         used = "-" if row["kind"] == "delay" else f"{100 * row['utilisation']:.0f} %"
         table.add_row(name, row["kind"], used, queue, inside, batch)
@@ -175,7 +175,7 @@ def _print(found: Any, network: Any, state: Any, seen: Any, matters: dict[str, f
 def _seconds(value: float | None) -> str:
     if value is None or value != value:
         return "-"
-    return f"{value:.3g} s" if value >= 1.0 else f"{1e3 * value:.3g} ms"
+    return f"{value:.3g} s" if value >= 1.0 else f"{1e3 * value if value >= 5e-7 else 0.0:.3g} ms"
 
 
 def _picture(network: Any, state: Any, path: Path) -> None:

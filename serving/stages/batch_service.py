@@ -12,7 +12,7 @@ items of rate lambda in clumps of 1 + beta, long-time dispersion I:
     nothing there N_0 = (1 - f)^b (1 - P^ (1 - E exp(-a / (1 + beta))))
     variance      v (1 - (f + P^ a s / (m tau))^2) = var A + f (1 - f) b + (1 + beta) N_0 ((1 + beta) (1 - N_0) - 2 (f b + E A)),
                   s = tau'(b): its own length is one of the m that an interval is made of
-    wait          P E[T^2] / E[T] / (m + 1) + Q / lambda,     in service   T(b + v / b): items see large batches
+    wait          P (E[T^2] / E[T] / (m + 1) + Q / lambda),      in service   T(b + v / b): items see large batches
 
 Means over the batch size take three points (b, b +- sqrt(3 v)). Several servers do not keep even distances: with starts thrown
 at random into each other's services, intervals have variance (m - 1) / (m + 1) and the first of m ends after T / (m + 1). Q items
@@ -27,7 +27,7 @@ from typing import Any
 from serving.implicit_root import increasing_root
 from serving.stages.network import Pool
 from serving.stages.shared_service import PoolState
-from serving.stages.step_law import law_slope, law_time
+from serving.stages.step_law import hinges, law_slope, law_time
 from serving.waiting import CLOSEST, budget_backlog
 from workloads.numeric import Array, namespace
 
@@ -41,24 +41,26 @@ def batch_state(
     m, slots = 1.0 * pool.servers, 1.0 * pool.slots
     flow = xp.maximum(rate * xp.minimum(1.0, (1.0 - CLOSEST) / xp.maximum(load, 1e-12)), 1e-12)
     lone = xp.minimum(1.0 + clump, slots)
-    theta = (pool.law, m, slots, weight, flow, lone, dispersion, staying)
-    shape = 0.0 * (m + weight + flow + lone + dispersion + slots + staying + law_time(pool.law, weight))
-    size = increasing_root(_excess, 1.0 + shape, slots + shape, theta)
+    law = hinges(pool.law)
+    theta = (law, m, slots, weight, flow, lone, dispersion, staying)
+    shape = 0.0 * (m + weight + flow + lone + dispersion + slots + staying + law_time(law, weight))
+    # below the root at one item, above it at a full batch: the load is below 1
+    size = increasing_root(_excess, 1.0 + shape, slots + shape, theta, (shape - 1.0, shape + 1.0))
     time, square_time, variance, busy, every, _ = _moments(size, theta)
     busy, every = xp.minimum(busy, 1.0), xp.minimum(every, 1.0)
     rest = every * square_time / time / (m + 1.0)
-    full = law_time(pool.law, slots * weight) / m
+    full = law_time(law, slots * weight) / m
     came = (1.0 - staying) * flow * full
     spread = dispersion * came + staying * (1.0 - staying) * slots
     left = budget_backlog(came + staying * slots, spread, slots, 1.0 + clump)
-    behind = left / flow
+    behind = every * left / flow
     seen = xp.minimum(size + variance / size, slots)
-    served = law_time(pool.law, seen * weight)
+    served = law_time(law, seen * weight)
     square = every * square_time * 2.0 / ((m + 1.0) * (m + 2.0)) + 2.0 * rest * behind + 2.0 * behind * behind
     stuck = load >= 1.0
     return PoolState(
         xp.where(stuck, xp.inf, rest + behind), xp.where(stuck, xp.inf, square), served / weight,
-        law_slope(pool.law, seen * weight), flow * served, seen, rest,
+        law_slope(law, seen * weight), flow * served, seen, rest,
         0.0 * rest, busy,
     )  # fmt: skip
 

@@ -41,7 +41,7 @@ def network_elasticities(
         answer = getattr(steady_network(normalised(changed)), metric)
         return jnp.log(answer if jnp.ndim(answer) == 0 else answer[..., index])
 
-    slopes = np.asarray(jax.jacrev(of)(jnp.zeros(len(names))))
+    slopes = np.asarray(jax.jit(jax.grad(of))(jnp.zeros(len(names))))
     found = {name: float(slope) for name, slope in zip(names, slopes)}
     return dict(sorted(found.items(), key=lambda item: -abs(item[1])))
 

@@ -30,7 +30,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from serving.stages.network import Pool
-from serving.stages.step_law import law_slope, law_time
+from serving.stages.step_law import Hinges, hinges, law_slope, law_time
 from serving.waiting import CLOSEST
 from workloads.numeric import Array, namespace
 
@@ -107,9 +107,11 @@ def continuous_state(
     # beyond the limit: as at the limit, where the wait is infinite anyway
     steps = steps * xp.minimum(1.0, (1.0 - CLOSEST) / xp.maximum(load, 1e-12))
 
+    law = hinges(pool.law)
+    wide = Hinges(law.base[..., None], law.slope[..., None], law.knots[..., None, :], law.rises[..., None, :])
+
     def seconds(n: Array) -> Array:
-        per_replica = xp.maximum(n / m[..., None], 1.0) * weight[..., None]
-        return xp.log(law_time(_widened(pool), per_replica))
+        return xp.log(law_time(wide, xp.maximum(n / m[..., None], 1.0) * weight[..., None]))
 
     present = _present(xp, most, m, xp.log(steps), seconds)
     free = xp.maximum(1.0 - load, CLOSEST)
@@ -120,13 +122,13 @@ def continuous_state(
     step = inside / steps
     # what bursts add above the fluid's own fixed point
     per_replica = xp.maximum(inside / m, 1.0)
-    level = law_time(pool.law, per_replica * weight)
-    slope = law_slope(pool.law, per_replica * weight) * weight / m * xp.where(inside > m, 1.0, 0.0)
+    level = law_time(law, per_replica * weight)
+    slope = law_slope(law, per_replica * weight) * weight / m * xp.where(inside > m, 1.0, 0.0)
     elastic = xp.minimum(steps * slope, 1.0 - 1e-3)
     smooth = xp.minimum(steps * level, inside)
     above = (inside - smooth) * (_burst(xp, load, scv, dispersion) - 1.0) * (1.0 - full)
     step = step + xp.maximum(above / steps, 0.0) + slope * 0.5 * clump / (1.0 - elastic)
-    held = law_time(pool.law, slots * weight)
+    held = law_time(law, slots * weight)
     wait, square = _wait(xp, full, piece * held / most, load, scv, dispersion)
     own = clump_wait(xp, work * held, most, load, clump)
     running = 1.0 - present.below / whole
@@ -216,12 +218,3 @@ def _gammaln(xp: Any) -> Any:
     else:
         from jax.scipy.special import gammaln
     return gammaln
-
-
-def _widened(pool: Pool) -> Any:
-    """The law with a trailing axis for nodes."""
-    law = pool.law
-    xp = namespace(law)
-    return type(law)(
-        tuple(xp.asarray(k)[..., None] for k in law.knots), tuple(xp.asarray(s)[..., None] for s in law.seconds)
-    )

@@ -11,6 +11,8 @@ More in a batch never makes it less efficient: T(w) / w must not rise, or two sm
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -32,24 +34,48 @@ class StepLaw:
         return law_time(self, weight)
 
 
-def law_time(law: StepLaw, weight: Array) -> Array:
-    """Seconds of a step at `weight`, [...]; the knots and seconds broadcast against it."""
-    xp = namespace(law, weight)
-    knots, slopes = law.knots, _slopes(law)
-    time = law.seconds[0] + slopes[0] * (weight - knots[0])
-    for i in range(1, len(slopes)):
-        time = time + (slopes[i] - slopes[i - 1]) * xp.maximum(weight - knots[i], 0.0)
-    return time
+class Hinges(NamedTuple):
+    """A law as T(w) = base + slope w + sum_i rises_i max(w - knots_i, 0): `base`, `slope` [...]; `knots`, `rises` [..., hinges]."""
+
+    base: Array
+    slope: Array
+    knots: Array
+    rises: Array
 
 
-def law_slope(law: StepLaw, weight: Array) -> Array:
-    """Derivative of `law_time` with respect to the weight, [...]; from the right at a knot."""
-    xp = namespace(law, weight)
+def hinges(law: StepLaw) -> Hinges:
+    """The law in the form that is fast to evaluate."""
+    xp = namespace(law)
     slopes = _slopes(law)
-    slope = slopes[0] + 0.0 * xp.asarray(weight)
-    for i in range(1, len(slopes)):
-        slope = slope + (slopes[i] - slopes[i - 1]) * (xp.asarray(weight) >= law.knots[i])
-    return slope
+    rises = [after - before for before, after in pairwise(slopes)]
+    if not rises:
+        none = xp.zeros((*np.shape(law.seconds[0]), 0))
+        return Hinges(law.seconds[0] - slopes[0] * law.knots[0], slopes[0], none, none)
+    knots, rises = (
+        xp.stack(xp.broadcast_arrays(*(xp.asarray(v) * 1.0 for v in values)), axis=-1)
+        for values in (law.knots[1:-1], rises)
+    )
+    return Hinges(law.seconds[0] - slopes[0] * law.knots[0], slopes[0], knots, rises)
+
+
+def law_time(law: StepLaw | Hinges, weight: Array) -> Array:
+    """Seconds of a step at `weight`, [...]; knots and seconds broadcast against it."""
+    h = hinges(law) if isinstance(law, StepLaw) else law
+    xp = namespace(h, weight)
+    if xp is np:  # hinge by hinge: less memory
+        time = h.base + h.slope * weight
+        for i in range(h.knots.shape[-1]):
+            time = time + h.rises[..., i] * np.maximum(weight - h.knots[..., i], 0.0)
+        return time
+    over = xp.maximum(xp.asarray(weight)[..., None] - h.knots, 0.0)
+    return h.base + h.slope * weight + xp.sum(h.rises * over, axis=-1)
+
+
+def law_slope(law: StepLaw | Hinges, weight: Array) -> Array:
+    """Derivative of `law_time` with respect to the weight, [...]; from the right at a knot."""
+    h = hinges(law) if isinstance(law, StepLaw) else law
+    xp = namespace(h, weight)
+    return h.slope + xp.sum(h.rises * (xp.asarray(weight)[..., None] >= h.knots), axis=-1)
 
 
 def extended(law: StepLaw, count: int) -> StepLaw:
