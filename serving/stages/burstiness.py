@@ -24,7 +24,7 @@ import numpy as np
 from serving.stages.linear_systems import solved
 from serving.stages.network import Network
 from serving.stages.revisits import Revisits
-from serving.stages.traffic import Flat, Traffic, pool_sums, stack
+from serving.stages.traffic import Flat, Traffic, at_stages, pool_sums, stack
 from workloads.numeric import Array, namespace
 
 
@@ -48,10 +48,10 @@ def burstiness(network: Network, flat: Flat, flows: Traffic, visits: Revisits, m
     source = moving / arriving[..., None]
     outside = flat.entering / arriving
     path = xp.swapaxes(onward, -1, -2)
-    whole = pool_sums(xp, flat, fresh, pools)[..., pool_of]
+    whole = at_stages(flat, pool_sums(xp, flat, fresh, pools))
     q = fresh / xp.where(whole > 0.0, whole, 1.0)
     square, served = _services(xp, network, flows, visits)
-    u2, s = square[..., pool_of], served[..., pool_of]
+    u2, s = at_stages(flat, square), at_stages(flat, served)
     # d = constant + own * c + (sum over the stages of the pool) mix * c
     own = 1.0 - 2.0 * u2 * q
     mix = (u2 * q)[..., :, None] * q[..., None, :] * same

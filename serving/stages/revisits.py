@@ -18,7 +18,7 @@ W_T: wait of a pool that is given the sums at once.
 from typing import NamedTuple
 
 from serving.stages.linear_systems import solved, solved_columns
-from serving.stages.traffic import Flat, Traffic, pool_sums
+from serving.stages.traffic import Flat, Traffic, at_stages, pool_sums
 from workloads.numeric import Array, namespace
 
 
@@ -41,7 +41,7 @@ def revisits(flat: Flat, flows: Traffic, pools: int) -> Revisits:
     xp = namespace(flat, flows)
     inner = flat.routing * (flat.pool_of[:, None] == flat.pool_of[None, :])
     rate = flows.rate_per_s
-    sent = rate * flows.passed[..., flat.pool_of]
+    sent = rate * at_stages(flat, flows.passed)
     back = xp.sum(inner * sent[..., :, None], axis=-2)
     fresh = xp.maximum(rate - back, 0.0)
     system = namespace(inner).eye(len(flat.pool_of)) - inner

@@ -25,7 +25,7 @@ from serving.stages.linear_systems import solved
 from serving.stages.network import KINDS, Network, check_network, stacked_pools
 from serving.stages.revisits import Revisits, revisits
 from serving.stages.shared_service import PoolState, continuous_state, delay_state, link_state, servers_state
-from serving.stages.traffic import Flat, Traffic, flatten, pool_sums, stack, traffic
+from serving.stages.traffic import Flat, Traffic, at_stages, flatten, pool_sums, stack, traffic
 from workloads.numeric import Array, namespace
 
 #: Standard normal quantiles of the percentiles given.
@@ -95,14 +95,14 @@ def _answer(network: Network, flat: Flat, flows: Traffic) -> SteadyNetwork:
     mean, second = _through(xp, flat, times)
     entry = list(flat.entry)
     e2e, deviation = mean[..., entry], _deviation(xp, mean[..., entry], second[..., entry])
-    served = stage_rate * flows.passed[..., flat.pool_of]
+    served = stage_rate * at_stages(flat, flows.passed)
     leaves = served * (1.0 - xp.sum(flat.routing, axis=-1))
     classes = len(network.classes)
-    throughput = xp.stack([xp.sum(leaves[..., flat.class_of == i], axis=-1) for i in range(classes)], axis=-1)
+    throughput = xp.matmul(leaves[..., None, :], 1.0 * (flat.class_of[:, None] == np.arange(classes)))[..., 0, :]
     most = xp.max(flows.offered, axis=-1)
     return SteadyNetwork(
         rate_per_s=stage_rate, stage_s=times.time, wait_s=times.wait, offered=flows.offered, utilisation=flows.utilisation,
-        passed=flows.passed, queue=pool_sums(xp, flat, stage_rate * times.wait, len(network.pools)),
+        passed=flows.passed, queue=_queues(xp, network, flat, stage_rate, times.wait),
         in_service=states.in_service,
         batch=states.batch, busy=states.busy,
         growth_per_s=pool_rates * (1.0 - flows.passed), e2e_s=e2e,
@@ -124,18 +124,18 @@ def _pool_states(
 ) -> PoolState:
     """Waiting and service of all pools of `kinds`, [..., pools]; others as pools that nobody waits at. Pools of a kind at once."""
     xp = namespace(network, flows, rates)
+    numbers = (
+        rates, flows.mean_work, flows.mean_weight, flows.utilisation, visits.total_scv, visits.piece, visits.staying,
+        dispersion, clump,
+    )  # fmt: skip
+    given = xp.stack(xp.broadcast_arrays(*numbers), axis=-1)
     order, parts = [], []
     for kind in KINDS:
         on = np.array([j for j, pool in enumerate(network.pools) if pool.kind == kind], dtype=int)
         if len(on) == 0:
             continue
-        rate, work, weight, load, scv, piece, staying = (
-            x[..., on]
-            for x in (
-                rates, flows.mean_work, flows.mean_weight, flows.utilisation, visits.total_scv, visits.piece, visits.staying,
-            )
-        )  # fmt: skip
-        bursts = dispersion[..., on], clump[..., on]
+        chosen = given[..., on, :]
+        rate, work, weight, load, scv, piece, staying, *bursts = (chosen[..., i] for i in range(given.shape[-1]))
         pool = stacked_pools([network.pools[j] for j in on])
         if kind == "delay" or kind not in kinds:
             state = delay_state(rate, work)
@@ -150,12 +150,15 @@ def _pool_states(
         order += on.tolist()
         parts.append(state)
     back = np.argsort(order)
-    return PoolState(*(_joined(xp, [part[i] for part in parts])[..., back] for i in range(len(PoolState._fields))))
+    whole = xp.concatenate([xp.stack(xp.broadcast_arrays(*part), axis=-1) for part in _widest(xp, parts)], axis=-2)
+    whole = whole[..., back, :]
+    return PoolState(*(whole[..., i] for i in range(len(PoolState._fields))))
 
 
-def _joined(xp: Any, values: list[Array]) -> Array:
-    shape = np.broadcast_shapes(*(v.shape[:-1] for v in values))
-    return xp.concatenate([xp.broadcast_to(v, (*shape, v.shape[-1])) for v in values], axis=-1)
+def _widest(xp: Any, parts: list[PoolState]) -> list[PoolState]:
+    """The states with the axes over configurations of the widest."""
+    shape = np.broadcast_shapes(*(field.shape[:-1] for part in parts for field in part))
+    return [PoolState(*(xp.broadcast_to(field, (*shape, field.shape[-1])) for field in part)) for part in parts]
 
 
 class _StageTimes(NamedTuple):
@@ -171,11 +174,12 @@ class _StageTimes(NamedTuple):
 def _stage_times(
     xp: Any, network: Network, flat: Flat, flows: Traffic, visits: Revisits, states: PoolState
 ) -> _StageTimes:
-    at = PoolState(*(field[..., flat.pool_of] for field in states))
+    together = xp.stack(xp.broadcast_arrays(*states), axis=-1)[..., flat.pool_of, :]
+    at = PoolState(*(together[..., i] for i in range(len(states))))
     batch = np.array([network.pools[j].kind == "batch" for j in flat.pool_of])
-    latency = _latency(xp, network)[..., flat.pool_of]
+    latency = at_stages(flat, _latency(xp, network))
     some = xp.isfinite(at.wait_s) & xp.isfinite(at.unit_s)
-    mean = flows.mean_weight[..., flat.pool_of]
+    mean = at_stages(flat, flows.mean_weight)
     own = at.unit_s * flat.work
     service = xp.where(batch, at.unit_s * mean + at.batch_slope_s * (flat.work - mean), own)
     finite = xp.where(some, service, 0.0)
@@ -188,6 +192,12 @@ def _stage_times(
     return _StageTimes(
         waited + service + latency, waited, variance + shared, xp.sqrt(xp.maximum(shared, 1e-30)) + 0.0 * latency
     )
+
+
+def _queues(xp: Any, network: Network, flat: Flat, rate: Array, wait: Array) -> Array:
+    stuck = xp.isinf(wait) & (rate > 0.0)
+    waiting = pool_sums(xp, flat, rate * xp.where(xp.isinf(wait), 0.0, wait), len(network.pools))
+    return xp.where(pool_sums(xp, flat, 1.0 * stuck, len(network.pools)) > 0.0, xp.inf, waiting)
 
 
 def _latency(xp: Any, network: Network) -> Array:

@@ -20,9 +20,11 @@ import numpy as np
 
 from serving.stages.implicit_fixed_point import fixed_point
 from serving.stages.linear_systems import solved
-from serving.stages.network import END, Network, Pool
+from serving.stages.network import END, KINDS, Network, Pool
 from serving.stages.step_law import law_time
 from workloads.numeric import Array, namespace, stop_gradient
+
+DELAY, BATCH, CONTINUOUS = KINDS.index("delay"), KINDS.index("batch"), KINDS.index("continuous")
 
 
 class Flat(NamedTuple):
@@ -92,7 +94,7 @@ def traffic(network: Network, flat: Flat) -> Traffic:
         net, f = theta
         used, _, _ = _load(net, f, x)
         passed = 1.0 / xp.maximum(used, 1.0)
-        return f.entering + _times(xp.swapaxes(f.routing, -1, -2), x * passed[..., f.pool_of])
+        return f.entering + _times(xp.swapaxes(f.routing, -1, -2), x * at_stages(f, passed))
 
     if xp is np and not np.any(offered > 1.0):
         return Traffic(visits, visits, offered, offered, np.ones_like(offered), work, weight)
@@ -122,27 +124,20 @@ def pool_rate(pool: Pool, mean_weight: Array) -> Array:
 def _load(network: Network, flat: Flat, rate: Array) -> tuple[Array, Array, Array]:
     """Utilisation, mean work per visit and mean weight of a resident or item per pool, [..., pools], at stage rates."""
     xp = namespace(network, flat, rate)
-    used, works, weights = [], [], []
-    for j, pool in enumerate(network.pools):
-        on = np.flatnonzero(flat.pool_of == j)
-        flow, work = rate[..., on], flat.work[..., on]
-        total = xp.sum(flow, axis=-1)
-        some = xp.where(total > 0.0, total, 1.0)
-        mean = xp.sum(flow * work, axis=-1) / some
-        if pool.kind == "continuous":
-            done = xp.sum(flow * work, axis=-1)
-            weight = xp.sum(flow * work * flat.weight[..., on], axis=-1) / xp.where(done > 0.0, done, 1.0)
-            weight = xp.where(done > 0.0, weight, 1.0)
-        else:
-            weight = xp.where(total > 0.0, mean, 1.0)
-        if pool.kind == "delay":
-            used.append(0.0 * total)
-        else:
-            asked = total if pool.kind == "batch" else total * mean
-            used.append(asked / pool_rate(pool, weight))
-        works.append(mean)
-        weights.append(weight)
-    return stack(xp, used), stack(xp, works), stack(xp, weights)
+    pools = len(network.pools)
+
+    def over(values: Array) -> Array:
+        return pool_sums(xp, flat, values, pools)
+
+    kinds = np.array([KINDS.index(pool.kind) for pool in network.pools])
+    total, done = over(rate + 0.0 * flat.work), over(rate * flat.work)
+    used = total > 0.0
+    mean = done / xp.where(used, total, 1.0)
+    weight = over(rate * flat.work * flat.weight) / xp.where(used, done, 1.0)
+    weight = xp.where(used, xp.where(kinds == CONTINUOUS, weight, mean), 1.0)
+    asked = xp.where(kinds == BATCH, total, xp.where(kinds == DELAY, 0.0, done))
+    rates = stack(xp, [pool_rate(pool, weight[..., j]) for j, pool in enumerate(network.pools)])
+    return asked / rates, mean, weight
 
 
 def _times(matrix: Array, vector: Array) -> Array:
@@ -156,8 +151,15 @@ def stack(xp: Any, values: list[Any]) -> Array:
 
 
 def pool_sums(xp: Any, flat: Flat, values: Array, pools: int) -> Array:
-    """Sums over the stages of each pool, [..., pools], of `values` [..., stages]."""
-    return xp.stack([xp.sum(values[..., np.flatnonzero(flat.pool_of == j)], axis=-1) for j in range(pools)], axis=-1)
+    """Sums over the stages of each pool, [..., pools], of finite `values` [..., stages]."""
+    return xp.matmul(values[..., None, :], 1.0 * (flat.pool_of[:, None] == np.arange(pools)))[..., 0, :]
+
+
+def at_stages(flat: Flat, values: Array) -> Array:
+    """For each stage, [..., stages], the value of its pool: finite `values` [..., pools]."""
+    xp = namespace(values)
+    member = 1.0 * (np.arange(values.shape[-1])[:, None] == flat.pool_of)
+    return xp.matmul(values[..., None, :], member)[..., 0, :]
 
 
 def _kept(values: list[Any]) -> Array:

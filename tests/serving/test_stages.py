@@ -1,6 +1,7 @@
 """Stage networks: limits that are queues with known answers, properties, gradients, and the replay beside the closed form."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -16,12 +17,15 @@ from serving.stages import (
     chain,
     check_network,
     check_stable,
+    law_time,
     linear_law,
     network_elasticities,
     replay_network,
     roofline_law,
     steady_network,
 )
+from serving.stages.batch_service import batch_state
+from serving.stages.network import stacked_pools
 
 
 def one(kind: str, rate: float, *, work: float = 1.0, scv: float = 1.0, servers: float = 1.0, **pool) -> Network:
@@ -139,26 +143,33 @@ def test_arrays_are_single_answers(pipeline):
 
 def test_elasticities_are_finite_differences():
     stages = chain(
-        Stage(name="embed", pool="embedder"),
-        Stage(name="decode", pool="gpu", work=50.0, scv=1.0),
-        Stage(name="check", pool="embedder", work=2.0),
+        Stage(name="prepare", pool="cpu", work=0.02, scv=1.0), Stage(name="decode", pool="gpu", work=50.0, scv=1.0)
     )
-    last = Stage(**{**vars(stages[-1]), "next": {"decode": 0.2, "end": 0.8}})
     network = Network(
-        classes=(RequestClass(name="chat", rate_per_s=15.0, stages=(*stages[:-1], last)),),
-        pools=(
-            Pool(name="embedder", kind="batch", slots=32.0, law=linear_law(0.01, 0.004)),
-            Pool(name="gpu", kind="continuous", slots=24.0, law=linear_law(0.008, 0.0004)),
-        ),
+        classes=(RequestClass(name="chat", rate_per_s=30.0, stages=stages),),
+        pools=(Pool(name="cpu"), Pool(name="gpu", kind="continuous", slots=24.0, law=linear_law(0.008, 0.0002))),
     )
     found = network_elasticities(network)
-    for path in ("classes.chat.stages.decode.work", "classes.chat.rate_per_s", "pools.embedder.law.seconds.1"):
+    for path in ("classes.chat.stages.decode.work", "classes.chat.rate_per_s", "pools.gpu.law.seconds.1"):
         number = float(_at(network, path))
         ends = [float(steady_network(network.replace(path, number * f)).e2e_s[0]) for f in (1.0 - 1e-4, 1.0 + 1e-4)]
         assert found[path] == pytest.approx(np.log(ends[1] / ends[0]) / 2e-4, rel=1e-2, abs=1e-5)
     assert not any("slots" in path or "servers" in path for path in found)
     with pytest.raises(ValueError, match="no elasticity"):
         network_elasticities(network, paths=("pools.gpu.slots",))
+
+
+def test_a_batch_has_the_derivative_of_its_root():
+    pool = stacked_pools([Pool(name="p", kind="batch", slots=32.0, law=linear_law(0.01, 0.004))])
+    one, none = np.ones(1), np.zeros(1)
+
+    def wait(rate):
+        load = rate * law_time(pool.law, 32.0) / 32.0
+        return batch_state(pool, rate, one, load, 0.2 * one, one, none).wait_s
+
+    at = np.full(1, 80.0)
+    _, slope = jax.jit(lambda rate: jax.jvp(wait, (rate,), (jnp.ones(1),)))(jnp.asarray(at))
+    np.testing.assert_allclose(slope, (wait(at + 1e-3) - wait(at - 1e-3)) / 2e-3, rtol=1e-4)
 
 
 def test_overload_passes_what_the_bottleneck_can_do_and_says_so(pipeline):
