@@ -168,7 +168,10 @@ def _decode(table: dict[str, Any], where: str) -> StepLaw:
     if "on" not in table:
         raise ValueError(f"{where}.on: missing; expected a chip beside model")
     layout = Parallelism(tp=int(_number(table, "tp", where, "count", 1.0)))
-    law = closed_form_law(workloads.load(table["model"]), hardware.load(table["on"]), layout, tile_estimator("vllm"))
+    model = workloads.load(table["model"])
+    if not isinstance(model, workloads.TransformerModel):
+        raise ValueError(f"{where}.model: {table['model']!r}; expected a language model")
+    law = closed_form_law(model, hardware.load(table["on"]), layout, tile_estimator("vllm"))
     return decode_law(law, _number(table, "context", where, "count", 1024.0))
 
 

@@ -23,7 +23,7 @@ def network(
 
     from ridgeline.cli.files import PICTURES, check_target
     from ridgeline.stage_network_file import read_network
-    from serving.stages import check_stable, network_elasticities, replay_network, steady_network
+    from serving.stages import check_stable, network_secants, replay_network, steady_network
 
     check_target("--plot", plot, PICTURES)
     if not 0.0 < scale < float("inf"):
@@ -37,7 +37,7 @@ def network(
         except ValueError as error:
             raise ValueError(f"{file}: {error}; --overload answers anyway") from None
     seen = None if replay is None else replay_network(asked, replay, seed=seed)
-    matters = network_elasticities(asked) if elasticities > 0 and bool(state.stable) else {}
+    matters = network_secants(asked) if elasticities > 0 and bool(state.stable) else {}
     matters = dict(list(matters.items())[:elasticities])
     if plot is not None:
         _picture(asked, state, plot)

@@ -4,7 +4,7 @@ Lives here: networks, their traffic and waiting lines, their replay, vector sear
 Not here: how one engine schedules prefill and decode (serving) and how long a kernel takes.
 """
 
-from serving.stages.elasticity import network_elasticities
+from serving.stages.elasticity import network_elasticities, network_secants
 from serving.stages.energy import (
     DevicePower,
     MachinePower,
@@ -79,6 +79,7 @@ __all__ = [
     "network_at_clock",
     "network_elasticities",
     "network_energy",
+    "network_secants",
     "pool_devices",
     "replay_network",
     "retrieval_stages",

@@ -65,12 +65,12 @@ class SteadyNetwork(NamedTuple):
     stable: Array
 
 
-def steady_network(network: Network) -> SteadyNetwork:
-    """Steady state of `network`, which must be as `check_network` wants it (checked outside JAX)."""
-    if namespace(network) is np:
-        check_network(network)
-    else:  # whole numbers have no derivative
+def steady_network(network: Network, *, checked: bool = True) -> SteadyNetwork:
+    """Steady state of `network`. Outside JAX it must be as `check_network` wants it, unless it is known to be (`checked` False)."""
+    if namespace(network) is not np:  # whole numbers have no derivative
         network = jax.tree_util.tree_map(lambda leaf: leaf * 1.0, network)
+    elif checked:
+        check_network(network)
     flat = flatten(network)
     flows = traffic(network, flat)
     return _answer(network, flat, flows)

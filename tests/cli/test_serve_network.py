@@ -35,6 +35,7 @@ def test_a_file_is_a_network_with_its_promises(capsys):
 def test_tables_pictures_and_overload(capsys, tmp_path):
     picture = tmp_path / "network.png"
     printed = answered(capsys, "--scale", "2", "--overload", "--plot", str(picture))
+    assert "% of mean time" in answered(capsys, "--elasticities", "3", "--replay", "2000")
     assert "prefill limits the network to" in printed
     assert "grows" in printed
     assert picture.stat().st_size > 10_000
