@@ -142,19 +142,18 @@ def test_arrays_are_single_answers(pipeline):
 
 
 def test_elasticities_are_finite_differences():
-    stages = chain(
-        Stage(name="prepare", pool="cpu", work=0.02, scv=1.0), Stage(name="decode", pool="gpu", work=50.0, scv=1.0)
-    )
     network = Network(
-        classes=(RequestClass(name="chat", rate_per_s=30.0, stages=stages),),
-        pools=(Pool(name="cpu"), Pool(name="gpu", kind="continuous", slots=24.0, law=linear_law(0.008, 0.0002))),
+        classes=(
+            RequestClass(name="chat", rate_per_s=30.0, stages=(Stage(name="decode", pool="gpu", work=50.0, scv=1.0),)),
+        ),
+        pools=(Pool(name="gpu", kind="continuous", slots=24.0, law=linear_law(0.008, 0.0002)),),
     )
     found = network_elasticities(network)
     secants = network_secants(network)
     assert set(secants) == set(found)
     for path, value in secants.items():
         assert found[path] == pytest.approx(value, rel=1e-2, abs=1e-4), path
-    assert len(found) > 5
+    assert "pools.gpu.law.seconds" in found
     assert not any("slots" in path or "servers" in path for path in found)
     with pytest.raises(ValueError, match="no elasticity"):
         network_elasticities(network, paths=("pools.gpu.slots",))
