@@ -1,14 +1,15 @@
-"""`ridgeline serve`: what requests see under a trace, a rate or a concurrency (`simulate`), and the best deployment (`plan`)."""
+"""`ridgeline serve`: what requests see of a deployment (`simulate`), the best one (`plan`), networks of stages (`network`)."""
 
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from ridgeline.cli import serve_plan
+from ridgeline.cli import serve_network, serve_plan
 
 serve = typer.Typer(help="LLM serving: replay a load on a deployment, or find the best one.", no_args_is_help=True)
 serve.command("plan")(serve_plan.plan)
+serve.command("network")(serve_network.network)
 
 
 @serve.callback()

@@ -1,0 +1,93 @@
+"""Stage networks: requests that walk through stages on pools of devices, in closed form and replayed event by event.
+
+Lives here: networks, their traffic and waiting lines, their replay, vector search, memory tiers and power as laws of a stage.
+Not here: how one engine schedules prefill and decode (serving) and how long a kernel takes.
+"""
+
+from serving.stages.elasticity import network_elasticities, network_secants
+from serving.stages.energy import (
+    DevicePower,
+    MachinePower,
+    NetworkEnergy,
+    at_clock,
+    frequency_for,
+    linear_voltage,
+    network_at_clock,
+    network_energy,
+    pool_devices,
+    usual_machine,
+)
+from serving.stages.memory_tiers import (
+    MemoryTier,
+    TierTraffic,
+    break_even_tokens_per_s,
+    memory_tier,
+    retrieval_stages,
+    tier_traffic,
+)
+from serving.stages.network import END, Network, Pool, RequestClass, Stage, chain, check_network
+from serving.stages.replay_network import NetworkReplay, replay_network
+from serving.stages.statements import backpressure, check_stable
+from serving.stages.steady_network import SteadyNetwork, steady_network
+from serving.stages.step_law import StepLaw, decode_law, law_time, linear_law, roofline_law
+from serving.stages.vector_search import (
+    Hnsw,
+    IvfPq,
+    SearchDevice,
+    SearchTime,
+    accelerator_device,
+    cpu_device,
+    index_bytes,
+    search_law,
+    search_time,
+    sharded,
+)
+
+__all__ = [
+    "END",
+    "DevicePower",
+    "Hnsw",
+    "IvfPq",
+    "MachinePower",
+    "MemoryTier",
+    "Network",
+    "NetworkEnergy",
+    "NetworkReplay",
+    "Pool",
+    "RequestClass",
+    "SearchDevice",
+    "SearchTime",
+    "Stage",
+    "SteadyNetwork",
+    "StepLaw",
+    "TierTraffic",
+    "accelerator_device",
+    "at_clock",
+    "backpressure",
+    "break_even_tokens_per_s",
+    "chain",
+    "check_network",
+    "check_stable",
+    "cpu_device",
+    "decode_law",
+    "frequency_for",
+    "index_bytes",
+    "law_time",
+    "linear_law",
+    "linear_voltage",
+    "memory_tier",
+    "network_at_clock",
+    "network_elasticities",
+    "network_energy",
+    "network_secants",
+    "pool_devices",
+    "replay_network",
+    "retrieval_stages",
+    "roofline_law",
+    "search_law",
+    "search_time",
+    "sharded",
+    "steady_network",
+    "tier_traffic",
+    "usual_machine",
+]

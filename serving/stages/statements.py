@@ -1,0 +1,35 @@
+"""What a steady state says in words: which pool limits, which queues grow and when their buffers are full."""
+
+import numpy as np
+
+from serving.stages.network import Network
+from serving.stages.steady_network import SteadyNetwork
+
+
+def check_stable(network: Network, state: SteadyNetwork) -> None:
+    """`ValueError` naming the pool that cannot take what is offered and the rates the network holds; one configuration."""
+    if bool(state.stable):
+        return
+    j = int(state.bottleneck)
+    pool, offered, scale = network.pools[j], float(state.offered[j]), float(state.scale)
+    rates = ", ".join(f"{c.name} {float(c.rate_per_s) * scale:.4g}" for c in network.classes)
+    raise ValueError(
+        f"pools.{pool.name}: unstable: offered {offered:.4g} times what it can do; the network holds {scale:.4g} of the rates "
+        f"({rates} requests/s)"
+    )
+
+
+def backpressure(network: Network, state: SteadyNetwork) -> list[str]:
+    """One line for the bottleneck and one per queue that grows: how fast, when its buffer is full, what passes; one network."""
+    j = int(state.bottleneck)
+    scale = float(state.scale)
+    verb = "limits the network at" if bool(state.stable) else "limits the network to"
+    lines = [f"{network.pools[j].name} {verb} {scale:.3g} times these rates"]
+    for pool, growth, passed in zip(network.pools, np.asarray(state.growth_per_s), np.asarray(state.passed)):
+        if passed < 1.0:
+            line = f"{pool.name} lets {100.0 * passed:.3g} % through; its queue grows by {growth:.3g} requests/s"
+            room = float(np.asarray(pool.buffer))
+            if np.isfinite(room):
+                line += f" and fills its buffer of {room:g} in {room / growth:.3g} s"
+            lines.append(line)
+    return lines
