@@ -45,6 +45,10 @@ def fit_laws(residuals: Any, *, split: str = "") -> list[ErrorLaw]:
     """Laws of every group of `residuals` that has enough of them, per level and basis, coarse and fine."""
     usable = np.isfinite(residuals["predicted"]) & np.isfinite(residuals["measured"])
     usable &= (residuals["predicted"] > 0.0) & (residuals["measured"] > 0.0)
+    unscaled = usable & ~(np.isfinite(residuals["scale"]) & (residuals["scale"] > 0.0))
+    if unscaled.any():
+        row = residuals[unscaled].iloc[0]
+        raise ValueError(f"residuals.scale: {row['scale']!r} of {row['level']} {row['family']}; expected a positive number")
     frame = _sampled(residuals[usable])
     laws = []
     for (level, basis), part in frame.groupby(["level", "basis"], sort=True):

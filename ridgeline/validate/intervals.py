@@ -66,7 +66,8 @@ def residuals_of(points: Any, level: str, split: str) -> Any:
             "stack": points["stack"].astype(str),
             "predicted": points["predicted"].astype(float),
             "measured": points["measured"].astype(float),
-            "scale": points["scale"].astype(float) if "scale" in points else 1.0,
+            # Only some of the families of a level may say how wide they are.
+            "scale": points["scale"].astype(float).fillna(1.0) if "scale" in points else 1.0,
         },
         index=points.index,
     )

@@ -19,7 +19,7 @@ from profiles.error_law import (
     shipped_laws,
 )
 from profiles.error_law_fit import conformal_quantiles, fit_law, fit_laws, laws_toml
-from ridgeline.validate.intervals import with_intervals
+from ridgeline.validate.intervals import residuals_of, with_intervals
 from ridgeline.validate.scores import score_intervals
 
 
@@ -176,3 +176,14 @@ def test_laws_can_be_replaced_for_a_while():
     with replaced_laws([law()]):
         assert len(shipped_laws().laws) == 1
     assert shipped_laws() is before
+
+
+def test_a_deviation_that_is_no_number_is_refused_and_families_need_not_have_one():
+    rows = residuals(500)
+    with pytest.raises(ValueError, match="residuals.scale"):
+        fit_laws(rows.assign(scale=np.where(np.arange(len(rows)) == 7, np.nan, 1.0)))
+    points = pd.DataFrame(
+        {"op": "gemm", "gpu": "h100_sxm", "dtype": "bf16", "stack": "vllm-0.14.0", "calibration": "fitted"}
+        | {"measured": [1e-3, 2e-3], "predicted": [1.1e-3, 1.9e-3], "scale": [np.nan, 0.1]}
+    )
+    assert residuals_of(points, "kernel", "gpu")["scale"].tolist() == [1.0, 0.1]
