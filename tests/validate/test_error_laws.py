@@ -180,7 +180,7 @@ def test_laws_can_be_replaced_for_a_while():
 
 def test_a_deviation_that_is_no_number_is_refused_and_families_need_not_have_one():
     rows = residuals(500)
-    with pytest.raises(ValueError, match="residuals.scale"):
+    with pytest.raises(ValueError, match=r"residuals\.scale"):
         fit_laws(rows.assign(scale=np.where(np.arange(len(rows)) == 7, np.nan, 1.0)))
     points = pd.DataFrame(
         {"op": "gemm", "gpu": "h100_sxm", "dtype": "bf16", "stack": "vllm-0.14.0", "calibration": "fitted"}
