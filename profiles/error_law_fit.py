@@ -48,7 +48,9 @@ def fit_laws(residuals: Any, *, split: str = "") -> list[ErrorLaw]:
     unscaled = usable & ~(np.isfinite(residuals["scale"]) & (residuals["scale"] > 0.0))
     if unscaled.any():
         row = residuals[unscaled].iloc[0]
-        raise ValueError(f"residuals.scale: {row['scale']!r} of {row['level']} {row['family']}; expected a positive number")
+        raise ValueError(
+            f"residuals.scale: {row['scale']!r} of {row['level']} {row['family']}; expected a positive number"
+        )
     frame = _sampled(residuals[usable])
     laws = []
     for (level, basis), part in frame.groupby(["level", "basis"], sort=True):
