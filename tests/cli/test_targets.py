@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,7 @@ from ridgeline.cli import main
 from ridgeline.mtap_facts import read_facts, read_report
 from ridgeline.mtap_report import report_text
 from ridgeline.validate.page import Run, page_text
-from ridgeline.validate.report import Validation, print_rows, write_json
+from ridgeline.validate.report import Validation, print_rows, summary_rows, write_json
 from ridgeline.validate.scores import relative_bias
 
 PREDICT = ["predict", "llama-3.1-8b", "--on", "h100_sxm"]
@@ -172,6 +173,14 @@ def test_figures_are_shown_whole_in_any_terminal(width):
     assert console.width == width
     for figure in ("100.0 %", "+100.0 %", "1.000", "answered", "calibration", "fitted"):
         assert text.count(figure) >= 1, figure
+
+
+def test_a_group_field_of_one_value_is_a_label_in_the_summary_too():
+    found = scored()
+    found = replace(found, points=found.points.assign(mode="agg"), group=(*found.group, "mode"))
+    console = Console(width=200, record=True, file=io.StringIO())
+    print_rows(found, summary_rows(found, found.rows()), console)
+    assert "100.0 %" in console.export_text()
 
 
 def test_a_bias_shown_in_per_cent_is_the_error_of_the_median_ratio(tmp_path):
