@@ -24,7 +24,6 @@ method = "sobol"
 count = 100000
 """
 
-import tomllib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
@@ -52,6 +51,7 @@ from ridgeline.inverse import robust
 from ridgeline.objectives import DEPLOYMENT, REASONS, KernelObjective, ModelObjective
 from ridgeline.prediction import ESTIMATORS
 from ridgeline.prediction_notes import comparison_notes
+from ridgeline.toml_file import read_toml
 from tiles.estimator import STACKS
 from workloads.dtypes import canonical_dtype
 from workloads.operators import Attention, Elementwise, Gemm, GroupedGemm
@@ -67,12 +67,7 @@ _MOST_POINTS = 10**6
 def read_space(path: str | Path) -> tuple[Problem, dict[str, Any], dict[str, Any]]:
     """(problem, options of its sweep, options of its search) of a file; `ValueError` with the field's path otherwise."""
     path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file")
-    try:
-        text = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: no TOML file ({error})") from None
+    text = read_toml(path)
     try:
         return _problem(text, path.stem), _table(text, "sweep"), _table(text, "search")
     except ValueError as error:

@@ -32,7 +32,6 @@ work = 300
 next = { embed = 0.2, end = 0.8 }
 """
 
-import tomllib
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -41,6 +40,7 @@ import hardware
 import workloads
 from hardware.paths import nearest
 from hardware.quantities import parse_quantity
+from ridgeline.toml_file import read_toml
 from serving.stages import (
     END,
     DevicePower,
@@ -84,12 +84,7 @@ class NetworkFile:
 def read_network(path: str | Path) -> NetworkFile:
     """The network of a file, checked; `ValueError` with the file and the field's path otherwise."""
     path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file")
-    try:
-        text = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: no TOML file ({error})") from None
+    text = read_toml(path)
     try:
         return _network(text, path.stem)
     except (ValueError, TypeError, AttributeError, OverflowError) as error:

@@ -14,20 +14,6 @@ MODEL = "llama-3.1-8b"
 CHIP = '[matrix]\nbf16 = "100 TFLOP/s"\n[memory.dram]\ncapacity = "80 GB"\nbandwidth = "2 TB/s"\n'
 
 
-@pytest.fixture
-def refused(capsys):
-    def call(*arguments):
-        with pytest.raises(SystemExit) as end:
-            main([str(a) for a in arguments])
-        captured = capsys.readouterr()
-        assert end.value.code == 2
-        assert captured.out == ""
-        assert len(captured.err.strip().splitlines()) == 1
-        return captured.err
-
-    return call
-
-
 @pytest.mark.parametrize("degree", ["--tp", "--pp"])
 def test_a_chip_without_a_link_is_refused_for_many_devices(refused, tmp_path, degree):
     (tmp_path / "x.toml").write_text(CHIP)

@@ -9,7 +9,6 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from ridgeline.cli import main
 from ridgeline.mtap_facts import read_facts, read_report
 from ridgeline.mtap_report import report_text
 from ridgeline.validate.page import Run, page_text
@@ -49,20 +48,6 @@ WRITERS = [
     ],
     ["profile", "plan", "llama-3.1-8b", "--output"],
 ]
-
-
-@pytest.fixture
-def refused(capsys):
-    def call(*arguments):
-        with pytest.raises(SystemExit) as end:
-            main([str(a) for a in arguments])
-        captured = capsys.readouterr()
-        assert end.value.code == 2
-        assert captured.out == ""
-        (line,) = captured.err.strip().splitlines()
-        return line
-
-    return call
 
 
 @pytest.mark.parametrize("command", WRITERS, ids=lambda command: " ".join((command[0], command[-1])))

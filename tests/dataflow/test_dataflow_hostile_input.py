@@ -3,6 +3,7 @@
 import math
 
 import pytest
+from answered_or_refused import answered_or_refused
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,32 +20,6 @@ anything = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
     max_leaves=6,
 )
-
-
-def answered_or_refused(call):
-    """The answer, or None after a ValueError of one line; any other exception fails the test."""
-    try:
-        return call()
-    except ValueError as error:
-        complaint = error
-    assert type(complaint) is ValueError
-    assert str(complaint)
-    assert "\n" not in str(complaint)
-    return None
-
-
-@pytest.fixture
-def refused(capsys):
-    def call(*arguments):
-        with pytest.raises(SystemExit) as end:
-            main([str(a) for a in arguments])
-        captured = capsys.readouterr()
-        assert end.value.code == 2
-        assert captured.out == ""
-        assert len(captured.err.strip().splitlines()) == 1
-        return captured.err
-
-    return call
 
 
 CONV = ("conv2d", "n=1", "c=8", "m=8", "height=7", "width=9")

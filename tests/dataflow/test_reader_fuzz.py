@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+from answered_or_refused import answered_or_refused
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -133,17 +134,6 @@ WORDS = (
         "0.0",
     ),
 )
-
-
-def answered_or_refused(call):
-    try:
-        return call()
-    except ValueError as error:
-        complaint = error
-    assert type(complaint) is ValueError
-    assert str(complaint)
-    assert "\n" not in str(complaint)
-    return None
 
 
 @st.composite

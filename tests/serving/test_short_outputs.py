@@ -6,22 +6,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from plain_law import law
 
-from serving import Engine, Lengths, PhaseLaw, Requests, Tables, replay, steady_state
-from serving.phase_law import as_tables
+from serving import Engine, Lengths, Requests, replay, steady_state
 
 ENGINE = Engine(max_sequences=64, max_batched_tokens=2048, kv_tokens=2e5)
-
-
-def law() -> PhaseLaw:
-    """tau = 5 ms up to 256 new tokens, then 20 us per token; attention 20 ns per token of context."""
-    tokens, ends = np.array([0.0, 256.0, 1e6]), np.array([0.0, 1e6])
-    dense = np.array([5e-3, 5e-3, 5e-3 + 20e-6 * (1e6 - 256)])
-    context = np.outer(ends, ends) * 2e-8
-    return PhaseLaw(
-        as_tables(Tables(tokens, dense, ends, 1e-6 * ends, ends, ends, context * 0.1, ends, ends, context, context * 1.3,
-                         ends, np.zeros(2)))
-    )  # fmt: skip
 
 
 def drawn(prompt: int, output: int, count: int) -> Requests:
