@@ -1,5 +1,5 @@
 """Spatial accelerators from their loop nests: problems, architectures, mappings, exact counts, energy, mappers,
-systolic arrays.
+systolic arrays; memory that computes in its banks.
 
 May import `roofline`, `hardware`, `workloads`. Holds no GPU kernel models (`tiles`) and no measured tables
 (`profiles`). The Gemmini closed form is `dataflow.gemmini`, searches are in `dataflow.mappers`, pictures in
@@ -7,6 +7,7 @@ May import `roofline`, `hardware`, `workloads`. Holds no GPU kernel models (`til
 """
 
 from dataflow.architecture import Architecture, Compute, Storage, architecture
+from dataflow.blocked_product import BlockedProduct, ElementBytes, blocked_product
 from dataflow.compressed_format import Occupancy, RankFormat, rank_format, tensor_format
 from dataflow.counts import Counts, TensorCounts, counts
 from dataflow.cycles import cycles, level_cycles
@@ -27,6 +28,7 @@ from dataflow.layer_estimator import preset_estimator
 from dataflow.layer_mapping import LayerRun, rule_mapping, run_layer
 from dataflow.layer_sequence import LayerCost, OuterMemory, SequenceCost, layer_cost, outer_memory, run_sequence
 from dataflow.mapping import Loop, Mapping, mapping, mapping_from_text, stack
+from dataflow.near_memory import near_memory_estimator, near_memory_time
 from dataflow.presets import Preset, preset, preset_names
 from dataflow.problem import (
     Problem,
@@ -46,6 +48,7 @@ from dataflow.sparse_counts import Accesses, SparseCounts, SparseTensorCounts, s
 from dataflow.sparse_evaluation import SparseEvaluation, evaluate_sparse
 from dataflow.sparsity import ACTIONS, Optimisation, Sparsity, sparsity
 from dataflow.systolic import Systolic, SystolicArray, systolic
+from dataflow.systolic_estimator import systolic_time
 from dataflow.systolic_scale_out import ScaleOut, best_grid, scale_out
 from dataflow.walker import walk
 
@@ -54,8 +57,10 @@ __all__ = [
     "Accesses",
     "Architecture",
     "Banded",
+    "BlockedProduct",
     "Compute",
     "Counts",
+    "ElementBytes",
     "Energy",
     "Evaluation",
     "EvenlySpread",
@@ -92,6 +97,7 @@ __all__ = [
     "attention_qk",
     "batched_gemm",
     "best_grid",
+    "blocked_product",
     "contraction",
     "conv2d",
     "counts",
@@ -110,6 +116,8 @@ __all__ = [
     "mapping",
     "mapping_from_text",
     "measured",
+    "near_memory_estimator",
+    "near_memory_time",
     "outer_memory",
     "preset",
     "preset_estimator",
@@ -125,6 +133,7 @@ __all__ = [
     "sparsity",
     "stack",
     "systolic",
+    "systolic_time",
     "tensor_format",
     "walk",
 ]

@@ -98,9 +98,7 @@ def systolic(
     flow = array.dataflow
     rows, cols = 1.0 * xp.asarray(array.rows), 1.0 * xp.asarray(array.cols)
     spatial_r, spatial_c, depth = {"os": (m, n, k), "ws": (k, n, m), "is": (k, m, n)}[flow]
-    row_folds, col_folds = rounding.ceil(spatial_r / rows), rounding.ceil(spatial_c / cols)
-    loads = 1.0 if flow == "os" else 2.0
-    fold_cycles = loads * rows + cols + depth - 2.0
+    row_folds, col_folds, fold_cycles = folds(m, n, k, array, rounding=rounding)
     compute = row_folds * col_folds * fold_cycles
 
     footprint = m * k if ifmap_footprint is None else 1.0 * xp.asarray(ifmap_footprint)
@@ -171,6 +169,17 @@ def systolic(
         dram[1],
         writes + xp.where(ragged, cols - 1.0, 0.0),
     )
+
+
+def folds(
+    m: Array, n: Array, k: Array, array: SystolicArray, *, rounding: Rounding = exact
+) -> tuple[Array, Array, Array]:
+    """Folds of an m x n x k product over the array's rows and over its columns, and the cycles of one, [...] each."""
+    xp = namespace(m, n, k, array)
+    rows, cols = 1.0 * xp.asarray(array.rows), 1.0 * xp.asarray(array.cols)
+    spatial_r, spatial_c, depth = {"os": (m, n, k), "ws": (k, n, m), "is": (k, m, n)}[array.dataflow]
+    loads = 1.0 if array.dataflow == "os" else 2.0
+    return rounding.ceil(spatial_r / rows), rounding.ceil(spatial_c / cols), loads * rows + cols + depth - 2.0
 
 
 def _drain(writes: Array, capacity: Array, rate: Array, compute: Array, rounding: Rounding) -> Array:

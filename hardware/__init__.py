@@ -3,7 +3,7 @@
 What may live here: descriptions and their readers. What may not: any time, bound or efficiency.
 """
 
-from hardware.accelerator import RATE_DTYPES, SCALABLE, Accelerator, Link, MemoryLevel
+from hardware.accelerator import RATE_DTYPES, SCALABLE, Accelerator, Link, MemoryLevel, NearMemory, SystolicUnit
 from hardware.chip_file import KINDS, dump, from_dict
 from hardware.cluster import TOPOLOGIES, Cluster, Dimension, Node, cluster_of, node_of
 from hardware.paths import get_path, numeric_paths, set_path
@@ -21,7 +21,9 @@ __all__ = [
     "Dimension",
     "Link",
     "MemoryLevel",
+    "NearMemory",
     "Node",
+    "SystolicUnit",
     "aliases",
     "cluster_of",
     "dump",

@@ -21,7 +21,11 @@ UNKNOWN = float("nan")
 RATE_DTYPES = ("bf16", "fp16", "fp8", "fp4", "int8", "int4", "tf32", "fp32", "fp64")
 
 #: Numbers that may be zero (all others divide something); last part of their path.
-_MAY_BE_ZERO = ("latency_s", "launch_latency_s", "energy_joules_per_byte", "idle_watts", "price_usd")
+_MAY_BE_ZERO = (
+    "latency_s", "launch_latency_s", "energy_joules_per_byte", "idle_watts", "price_usd", "command_s", "kernel_s", "handover_s",
+)  # fmt: skip
+#: How a systolic array is used: outputs, weights or inputs stay in it, or whatever is fastest for each shape.
+SYSTOLIC_DATAFLOWS = ("any", "os", "ws", "is")
 
 
 def static(default: Any) -> Any:
@@ -62,12 +66,48 @@ class Link:
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, kw_only=True)
+class SystolicUnit:
+    """The matrix unit of one core as `rows` x `cols` cells, one multiply-accumulate each per cycle.
+
+    `dataflow`: one of `SYSTOLIC_DATAFLOWS`. The core's `on_chip_bytes_per_core` is split evenly into three double-buffered
+    scratchpads (inputs, weights, outputs).
+    """
+
+    rows: Array = UNKNOWN
+    cols: Array = UNKNOWN
+    dataflow: str = static("any")
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True)
+class NearMemory:
+    """DRAM that multiplies in its banks: `channels` of `banks` each, one row of `row_bytes` open per bank.
+
+    `bank_bandwidth_bytes_per_s`: what a bank's unit takes from an open row; `activate_s`: closing a row and opening the next;
+    `command_s`: commands of a row that are not hidden behind it; `kernel_s`: starting a kernel. `handover_s`: latency of
+    a move between chip and memory, `handover_bytes_per_s` its rate. Unknown times are 0, an unknown rate that of the chip's DRAM.
+    """
+
+    channels: Array = UNKNOWN
+    banks: Array = UNKNOWN
+    row_bytes: Array = UNKNOWN
+    bank_bandwidth_bytes_per_s: Array = UNKNOWN
+    activate_s: Array = UNKNOWN
+    command_s: Array = UNKNOWN
+    kernel_s: Array = UNKNOWN
+    handover_s: Array = UNKNOWN
+    handover_bytes_per_s: Array = UNKNOWN
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True)
 class Accelerator:
     """A chip. `memory` runs from the farthest level (DRAM) to the nearest; unknown numbers are NaN.
 
     `matrix_flops_per_s`, `vector_flops_per_s`: dense peak per dtype. `on_chip_bytes_per_core`: software-managed memory
     of one core (shared memory / scratchpad). `launch_latency_s`: start of one kernel from a captured graph.
-    `price_usd` of one chip. `provenance`: (path, kind, source) triples, path dotted as in `replace`, kind in datasheet
+    `price_usd` of one chip. `systolic`, `near_memory`: parts that only some chips have, else None.
+    `provenance`: (path, kind, source) triples, path dotted as in `replace`, kind in datasheet
     | measured | fitted | assumed.
     """
 
@@ -88,6 +128,8 @@ class Accelerator:
     scale_up: Link = field(default_factory=Link)
     scale_out: Link = field(default_factory=Link)
     devices_per_node: Array = UNKNOWN
+    systolic: SystolicUnit | None = None
+    near_memory: NearMemory | None = None
     provenance: tuple[tuple[str, str, str], ...] = static(())
 
     def level(self, name: str) -> MemoryLevel:
@@ -164,7 +206,7 @@ class Accelerator:
         chip, numeric = self, []
         for path, value in changes.items():
             chip = set_path(chip, path, _checked(chip, path, value))
-            numeric += [] if path in NOT_NUMERIC or isinstance(value, str | bool) else [path]
+            numeric += [] if path in (*NOT_NUMERIC, *PARTS) or isinstance(value, str | bool) else [path]
         if "provenance" in changes:
             return chip
         kept = [p for p in self.provenance if not any(p[0] == path or p[0].startswith(path + ".") for path in numeric)]
@@ -184,6 +226,10 @@ def _checked(chip: Accelerator, path: str, value: Any) -> Any:
             raise ValueError(f"{path}: unknown format{nearest(last, RATE_DTYPES)} (known: {', '.join(RATE_DTYPES)})")
         return _number_of(value, path)
     old = get_path(chip, path)
+    if path in PARTS:
+        if value is not None and not isinstance(value, PARTS[path]):
+            raise ValueError(f"{path}: {_brief(value)}; expected {PARTS[path].__name__} or None")
+        return value
     if isinstance(old, Mapping) and isinstance(value, Mapping):
         return {key: _checked(chip, f"{path}.{key}", number) for key, number in value.items()}
     if isinstance(old, str | bool | tuple | Mapping | Link | MemoryLevel):
@@ -212,6 +258,8 @@ def _brief(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
+#: Parts that a chip may lack, by field.
+PARTS: dict[str, type] = {"systolic": SystolicUnit, "near_memory": NearMemory}
 FIELDS = tuple(f.name for f in fields(Accelerator))
 NOT_NUMERIC = tuple(f.name for f in fields(Accelerator) if f.metadata.get("static"))
 

@@ -10,7 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from hardware.accelerator import RATE_DTYPES, Accelerator, Link, MemoryLevel
+from hardware.accelerator import (
+    RATE_DTYPES,
+    SYSTOLIC_DATAFLOWS,
+    Accelerator,
+    Link,
+    MemoryLevel,
+    NearMemory,
+    SystolicUnit,
+)
 from hardware.cluster import TOPOLOGIES
 from hardware.paths import get_path, nearest, numeric_paths
 from hardware.quantities import format_quantity, parse_quantity
@@ -39,10 +47,24 @@ LEVEL_KEYS: Keys = {
     "energy": ("energy_joules_per_byte", "joules_per_byte"),
 }
 LINK_KEYS: Keys = {k: LEVEL_KEYS[k] for k in ("bandwidth", "latency", "energy")}
+SYSTOLIC_KEYS: Keys = {"rows": ("rows", "count"), "cols": ("cols", "count")}
+NEAR_MEMORY_KEYS: Keys = {
+    "channels": ("channels", "count"),
+    "banks": ("banks", "count"),
+    "row": ("row_bytes", "bytes"),
+    "bank_bandwidth": ("bank_bandwidth_bytes_per_s", "bytes_per_s"),
+    "activate": ("activate_s", "s"),
+    "command": ("command_s", "s"),
+    "kernel": ("kernel_s", "s"),
+    "handover": ("handover_s", "s"),
+    "handover_bandwidth": ("handover_bytes_per_s", "bytes_per_s"),
+}
+#: What a bank cannot be modelled without.
+NEAR_MEMORY_NEEDED = ("channels", "banks", "row", "bank_bandwidth", "activate")
 RATE_TABLES = {"matrix": "matrix_flops_per_s", "vector": "vector_flops_per_s"}
 LINKS = ("scale_up", "scale_out")
 TEXT_KEYS = ("name", "vendor", "architecture", "aliases", "kind", "source")
-TOP_KEYS = (*TEXT_KEYS, *CHIP_KEYS, *RATE_TABLES, "memory", *LINKS)
+TOP_KEYS = (*TEXT_KEYS, *CHIP_KEYS, *RATE_TABLES, "memory", *LINKS, "systolic", "near_memory")
 
 FP32_DERIVATION = "derived: no fp32 matrix rate given, so fp32 products run at the vector rate"
 
@@ -140,6 +162,8 @@ def from_dict(data: Mapping[str, Any], where: str = "chip", name: str = "custom"
         **rates,
         **links,
         **plain,
+        systolic=_systolic(read, top),
+        near_memory=_near_memory(read, top),
         provenance=(),
     )
     order = {path: i for i, path in enumerate(numeric_paths(chip))}
@@ -179,12 +203,37 @@ def _link(read: _Reader, key: str, table: Any) -> Link:
     )
 
 
+def _systolic(read: _Reader, top: Mapping[str, Any]) -> SystolicUnit | None:
+    if "systolic" not in top:
+        return None
+    table = read.table(top["systolic"], "systolic", (*SYSTOLIC_KEYS, "dataflow"))
+    for key in SYSTOLIC_KEYS:
+        if key not in table:
+            raise read.fail(f"systolic.{key}", "missing; expected the cells of the array")
+    for key in ("cores", "clock"):
+        if key not in top:
+            raise read.fail(key, f"missing; a systolic array needs {'their number' if key == 'cores' else 'its clock'}")
+    flow = read.text(table.get("dataflow", "any"), "systolic.dataflow", SYSTOLIC_DATAFLOWS)
+    return SystolicUnit(dataflow=flow, **read.numbers(table, SYSTOLIC_KEYS, "systolic.", "systolic."))
+
+
+def _near_memory(read: _Reader, top: Mapping[str, Any]) -> NearMemory | None:
+    if "near_memory" not in top:
+        return None
+    table = read.table(top["near_memory"], "near_memory", tuple(NEAR_MEMORY_KEYS))
+    for key in NEAR_MEMORY_NEEDED:
+        if key not in table:
+            raise read.fail(f"near_memory.{key}", "missing; expected it of memory that computes in its banks")
+    return NearMemory(**read.numbers(table, NEAR_MEMORY_KEYS, "near_memory.", "near_memory."))
+
+
 def dimension_of(path: str) -> str:
     """The dimension (a key of `quantities.UNITS`) of the number at dotted `path` of a chip."""
     table, _, last = path.rpartition(".")
     if table in RATE_TABLES.values():
         return "flops_per_s"
-    return {field: dimension for field, dimension in (*CHIP_KEYS.values(), *LEVEL_KEYS.values())}[last]
+    keys = (CHIP_KEYS, LEVEL_KEYS, SYSTOLIC_KEYS, NEAR_MEMORY_KEYS)
+    return {field: dimension for table in keys for field, dimension in table.values()}[last]
 
 
 def dump(chip: Accelerator) -> str:
@@ -216,6 +265,11 @@ def dump(chip: Accelerator) -> str:
         words += [f"topology = {_quoted(link.topology)}"] if link.topology != "switch" else []
         words += ["in_switch_reduction = true"] if link.in_switch_reduction else []
         lines += _section(key, words, _numbers(chip, LINK_KEYS, f"{key}.", default))
+    if chip.systolic is not None:
+        words = [f"dataflow = {_quoted(chip.systolic.dataflow)}"]
+        lines += _section("systolic", words, _numbers(chip, SYSTOLIC_KEYS, "systolic.", default))
+    if chip.near_memory is not None:
+        lines += _section("near_memory", [], _numbers(chip, NEAR_MEMORY_KEYS, "near_memory.", default))
     return "\n".join(lines) + "\n"
 
 

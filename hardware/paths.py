@@ -72,6 +72,8 @@ def numeric_paths(node: Any, prefix: str = "") -> dict[str, Any]:
         if key in static:
             continue
         path = f"{prefix}{key}"
+        if child is None:  # a part the node does not have
+            continue
         if is_dataclass(child) or isinstance(child, Mapping | tuple):
             found |= numeric_paths(child, path + ".")
         else:

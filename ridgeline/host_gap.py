@@ -24,7 +24,7 @@ from composition import Estimate, Gap, estimate, gap, serial
 from hardware import Accelerator
 from hardware.measure_host import measure_host
 from profiles.measure_model import KernelMeasurement, ModelMeasurement, PassMeasurement, measure_model
-from ridgeline.prediction import kernel_estimator
+from ridgeline.kernel_estimators import kernel_estimator
 from workloads import TransformerModel
 
 #: Relative spread of repeats beyond which a level is called noisy; steps of the clock below which a time is called quantised.

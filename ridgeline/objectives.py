@@ -11,11 +11,11 @@ from typing import Any
 from composition import Deployment, Estimate, operator_models, request_time
 from explore import Ownership, hourly_cost, usd_per_million_tokens
 from hardware import Accelerator
-from ridgeline.prediction import ESTIMATORS
+from ridgeline.kernel_estimators import ESTIMATORS, chip_estimator
 from ridgeline.serve_cost import accelerator_usd
 from roofline import REASON_SENTENCE, Estimator, Reason, operator_bound, phase_time
 from roofline.relax import Rounding, exact
-from tiles import is_gpu, tile_estimator
+from tiles import is_gpu
 from workloads import Batch, Parallelism, TransformerModel
 from workloads.numeric import Array, namespace
 
@@ -27,12 +27,12 @@ DEPLOYMENT = {"batch": 1, "input_tokens": 1024, "output_tokens": 256, "tp": 1, "
 
 
 def estimator_for(name: str, chip: Accelerator, stack: str, rounding: Rounding) -> Estimator:
-    """The estimator `name` for many points at once; chips that are no GPUs get their bound."""
+    """The estimator `name` for many points at once; chips without a kernel model of their own get their bound."""
     if name not in ESTIMATORS:
         raise ValueError(f"estimator: {name!r}; expected one of {', '.join(ESTIMATORS)}")
-    if name == "roofline" or not is_gpu(chip):
+    if name == "roofline" or not (is_gpu(chip) or chip.systolic or chip.near_memory):
         return operator_bound
-    return tile_estimator(stack, rounding=rounding, sweep=rounding.mode == "exact")
+    return chip_estimator(stack, rounding=rounding, sweep=rounding.mode == "exact")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,6 @@ a time through all pipeline stages. Queueing, host time, chunking, micro-batches
 """
 
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +18,15 @@ import hardware
 import workloads
 from composition import Estimate
 from hardware import Accelerator
+from ridgeline.kernel_estimators import kernel_estimator, kernel_source
 from ridgeline.prediction_error import UNBOUNDED, phase_intervals
 from ridgeline.prediction_notes import prediction_notes
-from roofline import Estimator, PhaseTime, Reason, operator_bound, phase_time
-from tiles import Calibrated, is_gpu, read_calibrated, tile_estimator
+from roofline import Estimator, PhaseTime, Reason, phase_time
+from tiles import is_gpu, read_calibrated
 from workloads import Batch, OperatorTable, Parallelism, TransformerModel
 from workloads.dtypes import canonical_dtype
 from workloads.numeric import Array, namespace
 
-#: Estimators by name: kernels as tiles and waves (fitted constants), or bounds.
-ESTIMATORS = ("tiles", "roofline")
 #: Decode contexts evaluated for the mean step; a time that is piecewise linear in context needs no more.
 _CONTEXT_SAMPLES = 16
 
@@ -135,7 +133,8 @@ def predict(
     `output_tokens` to generate. `dtype` replaces the weights' format ("fp8"), `kv_dtype` the cache's. Numeric arguments may be
     arrays and broadcast: a sweep is one call.
 
-    `estimator`: "tiles" (kernels as `stack`, one of `tiles.STACKS`, schedules them) or "roofline" (bounds).
+    `estimator`: "tiles" (kernels as `stack`, one of `tiles.STACKS`, schedules them; systolic arrays and near memory where the
+    chip has them) or "roofline" (bounds).
     `stack` defaults to that of `constants`, else "vllm". `constants`: a file written by `ridgeline calibrate`, whose sets come
     before the shipped ones; refused where they would not be used (bounds).
 
@@ -246,22 +245,10 @@ def predict(
         capacity_bytes=capacity,
         fits=fits,
         reason=reason,
-        estimator=f"tiles ({stack})" if estimator == "tiles" and is_gpu(chip) else "roofline",
+        estimator=kernel_source(estimator, chip, stack),
         kernels=kernels,
         notes=prediction_notes(spec, chip, parallelism, input_tokens, output_tokens, estimator, stack, calibrated),
     )
-
-
-def kernel_estimator(name: str, stack: str = "vllm", calibrated: Calibrated | None = None) -> Estimator:
-    """The estimator called `name` ("tiles" or "roofline"); `stack` is the software whose kernels "tiles" predicts, with the
-    constants of `calibrated` before the shipped ones."""
-    if name == "tiles":
-        return tile_estimator(stack, calibrated=calibrated)
-    if name == "roofline":
-        return operator_bound
-    near = get_close_matches(str(name), ESTIMATORS, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise ValueError(f"estimator: unknown estimator {name!r}{hint} (known: {', '.join(ESTIMATORS)})")
 
 
 def _scope(chip: Accelerator, ranks: Array) -> str:

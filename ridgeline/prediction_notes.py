@@ -26,6 +26,8 @@ def prediction_notes(
     notes = []
     if estimator == "roofline":
         notes.append("bounds: peak rates, no efficiency; real kernels take longer")
+    elif chip.systolic is not None:
+        notes.append("uncalibrated: cycles of the systolic arrays in closed form, memory at its nominal rate")
     elif not is_gpu(chip):
         notes.append(f"{chip.name} is no GPU, so the tile models do not apply: bounds instead")
     else:
@@ -61,7 +63,7 @@ def comparison_notes(chips: Sequence[Accelerator], estimator: str, stack: str, d
     """What a reader must know who compares predictions on `chips` with each other, one clause each."""
     if estimator == "roofline":
         return ("bounds: peak rates, no efficiency; real kernels take longer",)
-    bounded = [chip.name for chip in chips if not is_gpu(chip)]
+    bounded = [chip.name for chip in chips if not is_gpu(chip) and chip.systolic is None]
     modelled = [chip for chip in chips if is_gpu(chip)]
     notes = []
     if bounded and modelled:

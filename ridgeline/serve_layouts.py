@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hardware import Accelerator
+from ridgeline.kernel_estimators import chip_estimator
 from serving import (
     Deployment,
     Lengths,
@@ -23,7 +24,6 @@ from serving import (
 )
 from serving.closed_form_law import Knots
 from serving.engine import Engine
-from tiles import tile_estimator
 from workloads import Batch, Parallelism, TransformerModel
 from workloads.layers import MixtureOfExperts
 
@@ -145,7 +145,7 @@ def laws(
             int(max(budgets.max(), 64.0)) * ranks, int(max(longest, 128.0)), int(max(sequences.max(), 64.0)) * ranks
         )
         try:
-            law = closed_form_law(model, chip, p, tile_estimator(stack), kv_dtype=kv_dtype, knots=knots)
+            law = closed_form_law(model, chip, p, chip_estimator(stack), kv_dtype=kv_dtype, knots=knots)
         except ValueError as error:
             reason = str(error)
         else:

@@ -13,12 +13,12 @@ import numpy as np
 import hardware
 import workloads
 from hardware import Accelerator
+from ridgeline.kernel_estimators import chip_estimator
 from serving import Deployment, KnownEngine, PhaseLaw, Requests, Served, read_requests, replay
 
 from serving import Lengths, closed_form_law, kv_capacity_tokens, load_engine, steady_state  # isort: skip
 from serving.closed_form_law import Knots
 from serving.engine import ROUTERS
-from tiles import tile_estimator
 from tiles.estimator import STACKS
 from workloads import Parallelism, TransformerModel
 from workloads.quantisation import uniform
@@ -129,7 +129,7 @@ def simulate(
         described,
         chip,
         parallelism,
-        tile_estimator(stack if stack in STACKS else "vllm"),
+        chip_estimator(stack if stack in STACKS else "vllm"),
         kv_dtype=kv_dtype,
         knots=knots,
     )

@@ -48,8 +48,8 @@ from hardware.paths import unknown
 from hardware.quantities import parse_quantity
 from ridgeline.chip_design import design_problem
 from ridgeline.inverse import robust
+from ridgeline.kernel_estimators import ESTIMATORS
 from ridgeline.objectives import DEPLOYMENT, REASONS, KernelObjective, ModelObjective
-from ridgeline.prediction import ESTIMATORS
 from ridgeline.prediction_notes import comparison_notes
 from ridgeline.toml_file import read_toml
 from tiles.estimator import STACKS

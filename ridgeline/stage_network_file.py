@@ -156,8 +156,8 @@ def _law(table: Any, where: str) -> StepLaw:
 
 
 def _decode(table: dict[str, Any], where: str) -> StepLaw:
+    from ridgeline.kernel_estimators import chip_estimator
     from serving import closed_form_law
-    from tiles import tile_estimator
     from workloads import Parallelism
 
     if "on" not in table:
@@ -166,7 +166,7 @@ def _decode(table: dict[str, Any], where: str) -> StepLaw:
     model = workloads.load(table["model"])
     if not isinstance(model, workloads.TransformerModel):
         raise ValueError(f"{where}.model: {table['model']!r}; expected a language model")
-    law = closed_form_law(model, hardware.load(table["on"]), layout, tile_estimator("vllm"))
+    law = closed_form_law(model, hardware.load(table["on"]), layout, chip_estimator("vllm"))
     return decode_law(law, _number(table, "context", where, "count", 1024.0))
 
 

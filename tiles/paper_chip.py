@@ -45,8 +45,13 @@ def completed(chip: Accelerator) -> Accelerator:
 
 
 def is_gpu(chip: Accelerator) -> bool:
-    """Whether tiles, waves and the fitted constants mean anything on `chip`: NVIDIA and AMD chips, and paper chips of no vendor."""
-    return chip.vendor.lower() in GPU_VENDORS and chip.architecture.lower() not in ("cpu", "host", "x86_64", "aarch64")
+    """Whether tiles, waves and the fitted constants mean anything on `chip`: NVIDIA and AMD chips, and paper chips of no vendor
+    whose matrix unit is no systolic array."""
+    return (
+        chip.systolic is None
+        and chip.vendor.lower() in GPU_VENDORS
+        and chip.architecture.lower() not in ("cpu", "host", "x86_64", "aarch64")
+    )
 
 
 def _unknown(value) -> bool:
