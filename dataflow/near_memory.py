@@ -14,24 +14,35 @@ reading once per vector at channel bandwidth; an infinite hand-over: infinite. L
 banks meanwhile, uneven lengths of the sequences, capacity.
 """
 
+from dataclasses import replace
+
+import numpy as np
+
 from hardware.accelerator import Accelerator, NearMemory
 from roofline.kernel_time import Bound, KernelTime, Reason, faster, kernel_time
 from roofline.phase import Estimator
 from roofline.relax import Rounding, exact
 from workloads.dtypes import element_bytes, weight_element_bytes
 from workloads.numeric import Array, namespace
-from workloads.operators import Attention, Gemm, Operator
+from workloads.operators import Attention, Elementwise, Gemm, Operator
 
 
-def near_memory_time(op: Operator, chip: Accelerator, rounding: Rounding = exact) -> KernelTime:
-    """Seconds of `op` in the chip's `near_memory`, hand-over both ways included, [...].
+def near_memory_time(
+    op: Operator, chip: Accelerator, rounding: Rounding = exact, *, handover: bool = True
+) -> KernelTime:
+    """Seconds of `op` in the chip's `near_memory`, [...], with the hand-over both ways unless `handover` is False.
 
-    Attention (forward) and products; NaN with UNSUPPORTED_OPERATOR for all others. Errors: `ValueError` for a chip without
-    such memory.
+    Attention (forward), the cache's write, products; NaN with UNSUPPORTED_OPERATOR for all others. Errors: `ValueError` for a chip
+    without such memory.
     """
     memory = chip.near_memory
     if memory is None:
         raise ValueError(f"{chip.name or 'chip'}.near_memory: missing; expected channels, banks and rows")
+    if not handover:
+        memory = replace(memory, handover_s=0.0, handover_bytes_per_s=np.inf)
+    if isinstance(op, Elementwise) and op.name == "kv_write":  # through the channel, whoever computed it
+        written_s = op.bytes / 2.0 / chip.dram.bandwidth_bytes_per_s
+        return kernel_time(compute_s=0.0, memory_s=written_s, flops=op.flops, bytes=op.bytes / 2.0)
     if isinstance(op, Attention) and not op.backward:
         return _attention(op, chip, memory, rounding)
     if isinstance(op, Gemm):
