@@ -10,6 +10,7 @@ fewer distinct ones than even routing would), in passes of few tokens shared exp
 travel once to each rank that holds any of their experts.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -68,17 +69,20 @@ def closed_form_law(
     knots: Knots = DEFAULT_KNOTS,
     mixed_factor: float = 1.0,
     routing: float = ROUTING,
+    rewrite: Callable[[OperatorTable, Batch], OperatorTable] | None = None,
 ) -> PhaseLaw:
     """Law of one deployment of tp * pp * dp devices; tokens and sequences are those of all its data-parallel ranks.
 
     `mixed_factor`: decode attention in an iteration with prompts, relative to alone (kernels that serve both in one
     call lose the split along the context). `routing`: exponent of the experts' popularity (0: even).
-    `ValueError` where a shape does not divide.
+    `rewrite`: from the table of a pass over a batch to the one that is served (`serving.techniques`). `ValueError` where a
+    shape does not divide.
     """
     tokens, sequences, context = _tokens(knots.most_tokens), _tokens(knots.most_sequences), _context(knots)
 
     def groups(batch: Batch, names: set[str] | None = None) -> tuple[GroupTime, ...]:
         table = model.phase(batch, parallelism, kv_dtype=kv_dtype)
+        table = table if rewrite is None else rewrite(table, batch)
         table = _served(table if names is None else _only(table, names), model, parallelism, routing)
         timed = phase_time(table, chip, estimator=estimator)
         if not np.all(np.isfinite(timed.total_s)):

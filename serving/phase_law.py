@@ -5,7 +5,7 @@ positions on average) while n sequences decode one token each behind c_n positio
 sampled at its end:
 
     tau = dense(T) + head(s) + prefill(p, c_p) + (decode(n, c_n) if p = 0 else mixed(n, c_n))
-          + group(T_g) + iteration_s + sequence_s s
+          - attention_overlap min(prefill, mixed) + group(T_g) + iteration_s + sequence_s s
 
 An iteration with prompts runs outside captured graphs: its kernels take no less than the host needs to launch them one
 by one, `layer_s` per layer (the parts before `group` and the engine's overheads).
@@ -55,7 +55,8 @@ class Tables(NamedTuple):
 @dataclass(frozen=True)
 class PhaseLaw:
     """Iteration time of one replica (all its ranks together), see the module. `relative_error` is the standard
-    deviation of ln(made from / law); `layers`: of the model."""
+    deviation of ln(made from / law); `layers`: of the model; `attention_overlap`: share of the shorter of prompt and decode
+    attention that one fused kernel hides (0: they take turns)."""
 
     tables: Tables
     iteration_s: Array = 0.0
@@ -63,10 +64,11 @@ class PhaseLaw:
     relative_error: Array = 0.0
     layers: Array = 0.0
     layer_s: Array = 0.0
+    attention_overlap: Array = 0.0
 
     def with_overheads(self, iteration_s: Array, sequence_s: Array, layer_s: Array = 0.0) -> "PhaseLaw":
         """The law with the engine's host time: per iteration, per sequence in it, per layer launched kernel by kernel."""
-        return PhaseLaw(self.tables, iteration_s, sequence_s, self.relative_error, self.layers, layer_s)
+        return replace(self, iteration_s=iteration_s, sequence_s=sequence_s, layer_s=layer_s)
 
     def of_rank(self, ranks: int) -> "PhaseLaw":
         """The law of one of `ranks` data-parallel ranks that share the work of a replica evenly and run in lockstep, so that
@@ -98,11 +100,13 @@ def iteration_time(
     alone = _bilinear(xp, t.decode_sequences, t.decode_context, t.decode_s, decode_sequences, decode_context)
     mixed = _bilinear(xp, t.decode_sequences, t.decode_context, t.mixed_s, decode_sequences, decode_context)
     prompts = xp.asarray(prefill_tokens) > 0
+    prefill = _bilinear(xp, t.prefill_tokens, t.prefill_context, t.prefill_s, prefill_tokens, prefill_context)
     kernels = (
         _linear(xp, t.dense_tokens, t.dense_s, tokens)
         + _linear(xp, t.head_sequences, t.head_s, sampled)
-        + _bilinear(xp, t.prefill_tokens, t.prefill_context, t.prefill_s, prefill_tokens, prefill_context)
+        + prefill
         + xp.where(prompts, mixed, alone)
+        - _hidden(law.attention_overlap, prompts, prefill, mixed)
     )
     return (
         xp.maximum(kernels, xp.where(prompts, law.layers * law.layer_s, 0.0))
@@ -120,6 +124,7 @@ class LawSlice(NamedTuple):
     iteration_s: Array
     sequence_s: Array
     prompt_floor_s: Array = 0.0
+    attention_overlap: Array = 0.0
 
 
 def at_contexts(law: PhaseLaw, prefill_context: Array, decode_context: Array) -> LawSlice:
@@ -134,7 +139,7 @@ def at_contexts(law: PhaseLaw, prefill_context: Array, decode_context: Array) ->
         for s in (t.decode_s, t.mixed_s)
     )
     tables = t._replace(prefill_s=prompt, decode_s=alone, mixed_s=mixed)
-    return LawSlice(tables, law.iteration_s, law.sequence_s, law.layers * law.layer_s)
+    return LawSlice(tables, law.iteration_s, law.sequence_s, law.layers * law.layer_s, law.attention_overlap)
 
 
 def slice_time(
@@ -147,11 +152,13 @@ def slice_time(
     alone = _linear(xp, t.decode_sequences, t.decode_s, decode_sequences)
     mixed = _linear(xp, t.decode_sequences, t.mixed_s, decode_sequences)
     prompts = xp.asarray(prefill_tokens) > 0
+    prefill = _linear(xp, t.prefill_tokens, t.prefill_s, prefill_tokens)
     kernels = (
         _linear(xp, t.dense_tokens, t.dense_s, tokens)
         + _linear(xp, t.head_sequences, t.head_s, sampled)
-        + _linear(xp, t.prefill_tokens, t.prefill_s, prefill_tokens)
+        + prefill
         + xp.where(prompts, mixed, alone)
+        - _hidden(law.attention_overlap, prompts, prefill, mixed)
     )
     return (
         xp.maximum(kernels, xp.where(prompts, law.prompt_floor_s, 0.0))
@@ -159,6 +166,14 @@ def slice_time(
         + law.iteration_s
         + law.sequence_s * sampled
     )
+
+
+def _hidden(share: Array, prompts: Array, prefill: Array, mixed: Array) -> Array:
+    """Seconds of attention that a fused kernel hides, [...]."""
+    if isinstance(share, int | float) and share == 0:
+        return 0.0
+    xp = namespace(share, prompts, prefill, mixed)
+    return share * xp.where(prompts, xp.minimum(prefill, mixed), 0.0)
 
 
 def part_time(tables: Tables, part: str, amount: Array) -> Array:
@@ -218,16 +233,20 @@ def _at2(rows, columns, values, x, y):
 
 @numba.njit(cache=True)
 def iteration_time_scalar(
-    t, iteration_s, sequence_s, prefill_tokens, prefill_context, sequences, context, sampled, prompt_floor_s=0.0
-):
+    t, iteration_s, sequence_s, prefill_tokens, prefill_context, sequences, context, sampled, prompt_floor_s=0.0,
+    attention_overlap=0.0,
+):  # fmt: skip
     """`iteration_time` of one iteration but for the group's part, compiled for the replay (a test holds the two equal);
     `prompt_floor_s`: the law's layers * layer_s."""
     tau = _at(t.dense_tokens, t.dense_s, prefill_tokens + sequences) + _at(t.head_sequences, t.head_s, sampled)
+    prefill = 0.0
     if prefill_tokens > 0.0:
-        tau += _at2(t.prefill_tokens, t.prefill_context, t.prefill_s, prefill_tokens, prefill_context)
+        prefill = _at2(t.prefill_tokens, t.prefill_context, t.prefill_s, prefill_tokens, prefill_context)
+        tau += prefill
     if sequences > 0.0:
         seconds = t.mixed_s if prefill_tokens > 0.0 else t.decode_s
-        tau += _at2(t.decode_sequences, t.decode_context, seconds, sequences, context)
+        decode = _at2(t.decode_sequences, t.decode_context, seconds, sequences, context)
+        tau += decode - attention_overlap * min(prefill, decode)
     if prefill_tokens > 0.0:
         tau = max(tau, prompt_floor_s)
     return tau + iteration_s + sequence_s * sampled

@@ -116,6 +116,7 @@ def replay(
     iterations, busy_s, generated, _ = run(
         state, _empty(replicas, min(limits.max_sequences, total), total), limits, as_tables(law.tables), iteration_s,
         sequence_s, overheads.imbalance, float(law.layers) * (float(law.layer_s) + overheads.layer_s),
+        float(law.attention_overlap),
     )  # fmt: skip
     return _served(requests, state, overheads, int(iterations), float(busy_s), int(generated))
 

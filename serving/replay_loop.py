@@ -168,7 +168,7 @@ def _plan(r, now, visible_s, state, requests, limits):
 
 
 @numba.njit(cache=True)
-def _weigh(r, state, requests, tables, iteration_s, sequence_s, imbalance, prompt_floor_s):
+def _weigh(r, state, requests, tables, iteration_s, sequence_s, imbalance, prompt_floor_s, attention_overlap):
     """Of the planned iteration of replica r: its time by itself, prompt tokens, decoding sequences and their context."""
     prefill, pairs, decoding, context, squares, sampled = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
     for k in range(state.count[r]):
@@ -202,6 +202,7 @@ def _weigh(r, state, requests, tables, iteration_s, sequence_s, imbalance, promp
         mean_context,
         sampled,
         prompt_floor_s,
+        attention_overlap,
     )
     return tau, prefill, decoding, mean_context
 
@@ -238,7 +239,7 @@ def _commit(r, now, state, requests, limits):
 
 
 @numba.njit(cache=True)
-def run(requests, state, limits, tables: Tables, iteration_s, sequence_s, imbalance, prompt_floor_s):
+def run(requests, state, limits, tables: Tables, iteration_s, sequence_s, imbalance, prompt_floor_s, attention_overlap):
     """Replay all requests; returns (iterations, busy seconds, tokens generated, prompt tokens computed)."""
     total = requests.arrival_s.size
     groups = 1 if limits.lockstep else limits.replicas
@@ -310,7 +311,7 @@ def run(requests, state, limits, tables: Tables, iteration_s, sequence_s, imbala
             for r in range(g * width, (g + 1) * width):
                 _plan(r, now, visible_s, state, requests, limits)
                 own, prefill, decoding, context = _weigh(
-                    r, state, requests, tables, iteration_s, sequence_s, imbalance, prompt_floor_s
+                    r, state, requests, tables, iteration_s, sequence_s, imbalance, prompt_floor_s, attention_overlap
                 )
                 tau = max(tau, own)
                 prompts += prefill
