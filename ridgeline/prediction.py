@@ -21,6 +21,7 @@ from hardware import Accelerator
 from ridgeline.kernel_estimators import kernel_estimator, kernel_source
 from ridgeline.prediction_error import UNBOUNDED, phase_intervals
 from ridgeline.prediction_notes import prediction_notes
+from ridgeline.uncalibrated_error import uncalibrated_intervals
 from roofline import Estimator, PhaseTime, Reason, phase_time
 from tiles import is_gpu, read_calibrated
 from workloads import Batch, OperatorTable, Parallelism, TransformerModel
@@ -220,6 +221,8 @@ def predict(
     tokens_per_s = batch * xp.asarray(output_tokens) / request_s if generates else xp.nan * mask
     modelled = estimator == "tiles" and is_gpu(chip)
     intervals, estimates, basis = phase_intervals(phases, chip, stack, steps, mask) if modelled else UNBOUNDED
+    if estimator == "tiles" and chip.systolic is not None:
+        intervals, estimates, basis = uncalibrated_intervals(phases, chip, steps, mask)
     return Prediction(
         model=spec,
         chip=chip,

@@ -13,6 +13,7 @@ kind = "continuous"
 servers = 2                     # replicas
 slots = 128                     # residents of each
 law = { fixed = "8 ms", item = "40 us" }    # also: pass = "5 ms" (roofline), or knots and seconds, or model and on
+                                            # with tp, context, dtype, kv_dtype and techniques (`technique_table`)
 power = { idle = "100 W", active = "600 W", devices = 1, clock_share = 0.4 }
 [pools.wire]
 kind = "link"
@@ -40,6 +41,7 @@ import hardware
 import workloads
 from hardware.paths import nearest
 from hardware.quantities import parse_quantity
+from ridgeline.technique_table import TECHNIQUES, speculated, technique_rewrite
 from ridgeline.toml_file import read_toml
 from serving.stages import (
     END,
@@ -138,7 +140,8 @@ def _pool(table: Any, name: str) -> Pool:
 
 
 def _law(table: Any, where: str) -> StepLaw:
-    _known(f"{where}.", table, ("fixed", "item", "pass", "knots", "seconds", "model", "on", "tp", "context"))
+    known = ("fixed", "item", "pass", "knots", "seconds", "model", "on", "tp", "context", "dtype", "kv_dtype")
+    _known(f"{where}.", table, (*known, *TECHNIQUES))
     if "model" in table:
         return _decode(table, where)
     if "knots" in table or "seconds" in table:
@@ -166,8 +169,18 @@ def _decode(table: dict[str, Any], where: str) -> StepLaw:
     model = workloads.load(table["model"])
     if not isinstance(model, workloads.TransformerModel):
         raise ValueError(f"{where}.model: {table['model']!r}; expected a language model")
-    law = closed_form_law(model, hardware.load(table["on"]), layout, chip_estimator("vllm"))
-    return decode_law(law, _number(table, "context", where, "count", 1024.0))
+    if "dtype" in table:
+        model = model.with_quantisation(table["dtype"])
+    rewrite = technique_rewrite(table, where)
+    law = closed_form_law(
+        model,
+        hardware.load(table["on"]),
+        layout,
+        chip_estimator("vllm"),
+        kv_dtype=table.get("kv_dtype", ""),
+        rewrite=rewrite,
+    )
+    return decode_law(speculated(law, table, where), _number(table, "context", where, "count", 1024.0))
 
 
 def _search(table: Any, where: str) -> StepLaw:
