@@ -22,6 +22,7 @@ _KEYS = {
     "shared_prefix": ("tokens", "group"),
     "speculation": ("branching", "exit", "draft_share"),
 }
+_ADAPTER_DEFAULTS = {"rank": 0.0, "number": 0.0, "share": 1.0, "popularity": 0.0}
 
 Rewrite = Callable[[OperatorTable, Batch], OperatorTable]
 
@@ -37,7 +38,8 @@ def technique_rewrite(law: dict[str, Any], where: str) -> Rewrite | None:
         rewrites.append(SharedPrefix(**_needed(given, ("tokens",), f"{where}.shared_prefix")).rewrite)
     if "adapters" in law:
         given = _needed(_table(law, "adapters", where), ("rank", "number"), f"{where}.adapters")
-        rewrites.append(Adapters(**given).rewrite)
+        rank, number, share, popularity = (given.get(key, usual) for key, usual in _ADAPTER_DEFAULTS.items())
+        rewrites.append(Adapters(rank, number, share, popularity).rewrite)
     if not rewrites:
         return None
 
