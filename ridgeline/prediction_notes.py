@@ -42,6 +42,8 @@ def prediction_notes(
         kind = own.gemm_constants(chip, Gemm(m=1, n=1, k=1, dtype=spec.dtype), stack).kind
         if chip.name and kind not in ("fitted", "few-shot"):
             notes.append(f"uncalibrated: no kernel of {chip.name} was measured, constants come from related chips")
+    if estimator == "tiles" and chip.near_memory is not None:
+        notes.append("attention runs in the memory's banks wherever that is faster, hand-over included")
     longest = getattr(spec, "max_context_tokens", 0)
     asked = float(np.max(np.asarray(input_tokens) + np.asarray(output_tokens)))
     if isinstance(spec, TransformerModel) and longest and asked > longest:

@@ -29,7 +29,7 @@ from serving.stages.network import END, Network, Pool, RequestClass, Stage, chai
 from serving.stages.replay_network import NetworkReplay, replay_network
 from serving.stages.statements import backpressure, check_stable
 from serving.stages.steady_network import SteadyNetwork, steady_network
-from serving.stages.step_law import StepLaw, decode_law, law_time, linear_law, roofline_law
+from serving.stages.step_law import StepLaw, decode_law, law_time, linear_law, reachable_law, roofline_law
 from serving.stages.vector_search import (
     Hnsw,
     IvfPq,
@@ -81,6 +81,7 @@ __all__ = [
     "network_energy",
     "network_secants",
     "pool_devices",
+    "reachable_law",
     "replay_network",
     "retrieval_stages",
     "roofline_law",

@@ -10,6 +10,7 @@ w is the sum of the weights of what is in the batch: sequences, tokens, queries.
 More in a batch never makes it less efficient: T(w) / w must not rise, or two smaller batches would beat one.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
@@ -101,10 +102,15 @@ def roofline_law(fixed_s: Array, pass_s: Array, item_s: Array) -> StepLaw:
 def decode_law(
     law: PhaseLaw, context_tokens: Array, knots: tuple[float, ...] = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 ) -> StepLaw:
-    """The decode step of an engine behind `context_tokens` per sequence, by sequences: `serving.phase_law` cut at knots, made
-    concave where the kernel's steps are not (the least T(w) / w over larger batches is what a scheduler can reach)."""
+    """The decode step of an engine behind `context_tokens` per sequence, by sequences: `serving.phase_law` cut at knots."""
     n = np.asarray(knots, dtype=float)
-    seconds = np.asarray(iteration_time(law, 0.0, 0.0, n, context_tokens, n), dtype=float)
+    return reachable_law(knots, np.asarray(iteration_time(law, 0.0, 0.0, n, context_tokens, n), dtype=float))
+
+
+def reachable_law(knots: Sequence[float], seconds: Sequence[float] | np.ndarray) -> StepLaw:
+    """The law through `seconds` at `knots` > 0, made concave where the kernel's steps are not (the least T(w) / w over smaller
+    batches is what a scheduler can reach)."""
+    n, seconds = np.asarray(knots, dtype=float), np.asarray(seconds, dtype=float)
     per_item = np.minimum.accumulate(seconds / n)
     seconds = per_item * n
     return StepLaw((0.0, *n.tolist()), (float(max(2.0 * seconds[0] - seconds[1], 0.0)), *seconds.tolist()))

@@ -11,6 +11,10 @@ from hypothesis import strategies as st
 
 import hardware
 import workloads
+from composition import iteration_time as pass_time
+from composition import operator_models
+from composition.offload import Device, HandOver
+from dataflow import near_memory_time, systolic_time
 from roofline import operator_bound
 from roofline.phase import phase_time
 from serving import (
@@ -27,11 +31,13 @@ from serving.closed_form_law import Knots
 from serving.phase_law import at_contexts, iteration_time_scalar, slice_time
 from serving.replay import Deployment
 from serving.requests import Requests
+from serving.stages import Network, Pool, RequestClass, Stage, chain, law_time, steady_network
 from serving.techniques import (
     Adapters,
     SharedPrefix,
     early_exit_law,
     fused_attention_law,
+    offloaded_decode_law,
     tokens_per_tree_step,
     tree_law,
     tree_nodes,
@@ -195,3 +201,29 @@ def test_steady_state_and_replay_see_the_fused_kernel(law):
     ]
     assert served[1] < served[0]
     assert fluid[1] < fluid[0]
+
+
+def test_offloaded_steps_are_those_of_home_where_nothing_may_move_and_serve_more_where_it_may():
+    chip, model = hardware.load("npu_128x128_pim"), workloads.load("opt-1.3b")
+    npu = Device("npu", chip, operator_models(systolic_time))
+    banks = Device("pim", chip, operator_models(lambda op, chip: near_memory_time(op, chip, handover=False)))
+    knots, far = (1.0, 16.0, 64.0), HandOver(latency_s=1e9)
+    home = offloaded_decode_law(model, (npu, banks), far, 1000.0, side_by_side=False, knots=knots)
+    lone = offloaded_decode_law(model, (npu,), HandOver(), 1000.0, knots=knots)
+    assert home.seconds == pytest.approx(lone.seconds, rel=1e-12)
+    step = pass_time(model, chip, Batch.decode_of(16, 1000), models=npu.models)
+    launch = float(step.terms["launch"])
+    assert float(law_time(home, 16.0)) == pytest.approx(float(step.mean_s) - launch)
+    near = offloaded_decode_law(model, (npu, banks), HandOver(5e-7, 936e9), 1000.0, knots=knots)
+    assert all(a < b for a, b in zip(near.seconds[1:], home.seconds[1:]))
+
+    def served(law):
+        pool = Pool(name="decode", kind="continuous", slots=64, law=law)
+        stages = chain(Stage(name="decode", pool="decode", work=100.0))
+        return steady_network(
+            Network(classes=(RequestClass(name="chat", rate_per_s=1.0, stages=stages),), pools=(pool,))
+        )
+
+    assert served(near).scale > 1.5 * served(home).scale
+    with pytest.raises(ValueError, match="context_tokens: -1"):
+        offloaded_decode_law(model, (npu,), far, -1.0)
