@@ -17,7 +17,7 @@ does). Not modelled: overlap of a fold's fill with its predecessor's drain, cont
 from dataclasses import replace
 from typing import NamedTuple
 
-from dataflow.systolic import DATAFLOWS, VISIBLE_SHARE, SystolicArray, folds
+from dataflow.systolic import DATAFLOWS, VISIBLE_SHARE, SystolicArray, folds, whole
 from roofline.relax import Rounding, exact
 from workloads.numeric import Array, namespace
 
@@ -73,11 +73,11 @@ def blocked_product(
         finite = xp.isfinite(half)
         room = xp.maximum(xp.where(finite, half, 1.0) / (element.partial * array.cols), 1.0)
         several = xp.asarray(k) > array.rows
-        blocks = xp.where(finite & several, rounding.ceil(extent / room), 1.0)
+        blocks = xp.where(finite & several, whole(extent / room, rounding), 1.0)
         block = (m / blocks, n, k) if array.dataflow == "ws" else (m, n / blocks, k)
         row_folds, col_folds, fold_cycles = folds(*block, array, rounding=rounding)
         moved = streamed * _passes(streamed / blocks, half, col_folds) + stays * _passes(stays, half, blocks)
-    runs = rounding.ceil(batch * blocks * row_folds * col_folds / arrays)
+    runs = whole(batch * blocks * row_folds * col_folds / arrays, rounding)
     return BlockedProduct(runs * fold_cycles, batch * (moved + out), blocks)
 
 

@@ -18,6 +18,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from dataflow.systolic import whole
 from hardware.accelerator import Accelerator, NearMemory
 from roofline.kernel_time import Bound, KernelTime, Reason, faster, kernel_time
 from roofline.phase import Estimator
@@ -47,21 +48,23 @@ def near_memory_time(
         return _attention(op, chip, memory, rounding)
     if isinstance(op, Gemm):
         stored = 1.0 * op.n * op.k * weight_element_bytes(op.weight_dtype or op.dtype)
-        rows = rounding.ceil(op.batch * stored / (memory.channels * memory.banks * memory.row_bytes))
+        rows = whole(op.batch * stored / (memory.channels * memory.banks * memory.row_bytes), rounding)
         inputs, outputs = op.reads["a"], op.writes["out"]
         return _time(op, chip, memory, op.m * rows, op.batch * stored * op.m, inputs + outputs)
     zero = 0.0 * op.flops
     return kernel_time(compute_s=zero, memory_s=zero, reason=Reason.UNSUPPORTED_OPERATOR)
 
 
-def near_memory_estimator(host: Estimator, kinds: tuple[str, ...] = ("attention",)) -> Estimator:
+def near_memory_estimator(
+    host: Estimator, kinds: tuple[str, ...] = ("attention",), *, rounding: Rounding = exact
+) -> Estimator:
     """`host`, with operators of `kinds` in the chip's near memory wherever that is faster; `host` itself on chips without."""
 
     def time(op: Operator, chip: Accelerator) -> KernelTime:
         own = host(op, chip)
         if chip.near_memory is None or op.kind not in kinds:
             return own
-        return faster(own, near_memory_time(op, chip))
+        return faster(own, near_memory_time(op, chip, rounding))
 
     return time
 
@@ -69,12 +72,12 @@ def near_memory_estimator(host: Estimator, kinds: tuple[str, ...] = ("attention"
 def _attention(op: Attention, chip: Accelerator, memory: NearMemory, rounding: Rounding) -> KernelTime:
     size = element_bytes(op.kv_dtype or op.dtype)
     held = op.keys_read * size
-    in_channel = rounding.ceil(op.sequences * op.kv_heads / memory.channels)
+    in_channel = whole(op.sequences * op.kv_heads / memory.channels, rounding)
     bank_row = memory.banks * memory.row_bytes
-    rows = rounding.ceil(held * op.head_dim / bank_row)
+    rows = whole(held * op.head_dim / bank_row, rounding)
     width = op.head_dim
     if not op.scores_only:
-        rows = rows + rounding.ceil(held * op.values_dim / bank_row)
+        rows = rows + whole(held * op.values_dim / bank_row, rounding)
         width = width + op.values_dim
     vectors = op.query_tokens * op.heads / op.kv_heads
     crossing = op.reads["q"] + sum(op.writes.values())

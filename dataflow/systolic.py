@@ -174,12 +174,22 @@ def systolic(
 def folds(
     m: Array, n: Array, k: Array, array: SystolicArray, *, rounding: Rounding = exact
 ) -> tuple[Array, Array, Array]:
-    """Folds of an m x n x k product over the array's rows and over its columns, and the cycles of one, [...] each."""
+    """Folds of an m x n x k product over the array's rows and over its columns, and the cycles of one, [...] each.
+
+    A product narrower than the array is one fold, whose number does not change with its width (in smooth rounding too).
+    """
     xp = namespace(m, n, k, array)
     rows, cols = 1.0 * xp.asarray(array.rows), 1.0 * xp.asarray(array.cols)
     spatial_r, spatial_c, depth = {"os": (m, n, k), "ws": (k, n, m), "is": (k, m, n)}[array.dataflow]
     loads = 1.0 if array.dataflow == "os" else 2.0
-    return rounding.ceil(spatial_r / rows), rounding.ceil(spatial_c / cols), loads * rows + cols + depth - 2.0
+    return whole(spatial_r / rows, rounding), whole(spatial_c / cols, rounding), loads * rows + cols + depth - 2.0
+
+
+def whole(amount: Array, rounding: Rounding = exact) -> Array:
+    """`amount` rounded up, [...]; what is less than one is one, whatever the rounding, and nothing is nothing."""
+    xp = namespace(amount)
+    amount = xp.asarray(amount)
+    return rounding.ceil(xp.where((amount > 0.0) & (amount < 1.0), 1.0, amount))
 
 
 def _drain(writes: Array, capacity: Array, rate: Array, compute: Array, rounding: Rounding) -> Array:

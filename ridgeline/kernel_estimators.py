@@ -30,7 +30,7 @@ def chip_estimator(
     def time(op: Operator, chip: Accelerator) -> KernelTime:
         return tiles(op, chip) if chip.systolic is None else systolic_time(op, chip, rounding)
 
-    return near_memory_estimator(time)
+    return near_memory_estimator(time, rounding=rounding)
 
 
 def kernel_estimator(name: str, stack: str = "vllm", calibrated: Calibrated | None = None) -> Estimator:

@@ -13,6 +13,7 @@ import hardware
 from dataflow import ElementBytes, SystolicArray, blocked_product, near_memory_estimator, near_memory_time, systolic
 from dataflow.systolic_estimator import systolic_time
 from roofline import Reason, operator_bound
+from roofline.relax import Rounding
 from workloads.operators import Attention, Collective, Elementwise, Gemm, GroupedGemm, Normalisation
 
 NPU, PIM = hardware.load("npu_128x128"), hardware.load("npu_128x128_pim")
@@ -105,6 +106,13 @@ def test_compiled_differentiated_and_vectorised_over_the_chip():
     assert slope == pytest.approx(-systolic_time(op, NPU).total_s / 1e9, rel=1e-9)
     sides = systolic_time(op, NPU.replace({"systolic.rows": np.array([64, 128]), "systolic.cols": np.array([64, 128])}))
     assert sides.total_s[0] > 3.0 * sides.total_s[1]
+
+
+def test_smooth_rounding_keeps_what_is_less_than_one_fold_or_row():
+    soft = Rounding("smooth", 0.05)
+    for op in (Gemm(m=1, n=12288, k=12288), decoding(sequences=1, kv_tokens=100)):
+        assert systolic_time(op, NPU, soft).total_s == pytest.approx(systolic_time(op, NPU).total_s, rel=0.05)
+        assert near_memory_time(op, PIM, soft).total_s == pytest.approx(near_memory_time(op, PIM).total_s, rel=0.05)
 
 
 def test_banks_at_the_rate_of_the_channel_gain_nothing_over_reading_it():
