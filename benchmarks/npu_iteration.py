@@ -5,6 +5,7 @@
 Three passes under tensor, pipeline and hybrid parallelism: one prompt, many prompts as micro-batches of one, and a decode step of
 as many sequences. The last column is the wall clock of our answer, one point asked alone; the last lines give that of all points
 asked as one sweep. LLMServingSim's published run times for one such iteration are 9 to 70 seconds (Cho et al., IISWC 2024).
+`fits`: weights and the cache of all sequences in the chips' memory.
 Degrees that cannot split 96 heads and 96 layers (tensor 64 and 128, pipeline 128) have no row; hybrids of these counts have.
 """
 
@@ -58,12 +59,11 @@ def main() -> None:
 
     points = layouts(model)
     tp, pp = (np.array([point[i] for point in points]) for i in (1, 2))
-    needed = np.broadcast_to(
-        model.memory(Batch.decode_of(1, asked.tokens), Parallelism(tp=tp, pp=pp)).total_bytes, tp.shape
-    )
     print(f"{model.name} on {chip.name}, {asked.tokens} tokens; seconds")
     for title, (batch, pieces) in passes.items():
         print(f"\n{title}")
+        cached = model.memory(Batch.decode_of(batch.requests, asked.tokens), Parallelism(tp=tp, pp=pp)).total_bytes
+        needed = np.broadcast_to(cached, tp.shape)
         print(
             f"{'NPUs':>5} {'tp x pp':>9} {'total':>10} "
             + " ".join(f"{part:>13}" for part in PARTS)
