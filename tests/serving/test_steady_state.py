@@ -147,6 +147,19 @@ def test_near_the_replay(batching, lookahead, load):
     assert state.ttft_s == pytest.approx(served.ttft_s[300:-300].mean(), rel=0.10)
 
 
+def test_memory_set_aside_for_outputs_limits_as_in_the_replay():
+    engine = replace(ENGINE, kv_tokens=20_000.0, reserve_output=True)
+    generator = np.random.default_rng(5)
+    prompts, outputs = generator.integers(300, 900, 1500), generator.integers(100, 700, 1500)
+    lengths = Lengths.of(prompts, outputs)
+    aside = steady_state(law(), engine, lengths, concurrency=64)
+    grown = steady_state(law(), replace(engine, reserve_output=False), lengths, concurrency=64)
+    assert aside.residents < grown.residents
+    assert not aside.preemptions
+    served = replay(Requests.of(0.0, prompts, outputs), law(), engine, concurrency=64)
+    assert float(aside.rate_per_s) == pytest.approx(1500 / served.makespan_s, rel=0.05)
+
+
 def test_lockstep_ranks_are_slower_than_free_ones():
     lengths = Lengths.uniform(600, 120)
     free = steady_state(law(), ENGINE, lengths, rate_per_s=16.0, deployment=Deployment(4))
