@@ -135,7 +135,11 @@ class Laws:
         if not answerable(row):
             return None
         pool, what, engine = aggregated_pool(row), served(row), row_engine(row)
-        found = None if what is None or engine is None else self.worker(what, pool, float(row["isl"] + row["osl"]), usable_of(row))
+        found = (
+            None
+            if what is None or engine is None
+            else self.worker(what, pool, float(row["isl"] + row["osl"]), usable_of(row))
+        )
         if found is None or engine is None:
             return None
         lengths = int(row["isl"]), int(row["osl"])

@@ -34,6 +34,15 @@ def test_real_runs_from_measured_layers(tmp_path):
     assert (error[request.index].groupby(request["model"]).mean() < 0.022).all()
 
 
+def test_runs_without_layer_tables_are_answered_from_closed_forms(tmp_path):
+    folder = folder_with_runs(tmp_path)
+    (folder / "llmservingsim_kernel_tables_us.parquet").unlink()
+    points = validate(folder).points
+    closed = points["mode"].str.startswith("closed-form")
+    assert points.loc[closed, "predicted"].notna().all()
+    assert points.loc[~closed, "predicted"].isna().all()
+
+
 def point(**changes):
     row = {
         "model_path": "meta-llama/Llama-3.1-8B-Instruct", "model_kind": "dense", "system": "h100_sxm",
