@@ -99,8 +99,8 @@ def _at_once(rows: Frame, scored: Frame) -> list[str]:
     tpot = scored[scored["metric"] == "tpot"]
     error = np.abs(tpot["predicted"] / tpot["measured"] - 1.0).to_numpy(float)
     return [
-        f"{int((odd & clean).sum())} clean points wait 4.5 services: {closed_loop.WAVES} waves sent at once, not the closed loop of "
-        f"their label; scored as labelled, TPOT MAPE of clean points {100 * np.nanmean(error[clean]):.1f} %, "
+        f"{int((odd & clean).sum())} clean points wait 4.5 services: {closed_loop.WAVES} waves sent at once, not the closed "
+        f"loop of their label; scored as labelled, TPOT MAPE of clean points {100 * np.nanmean(error[clean]):.1f} %, "
         f"{100 * np.nanmean(error[clean & ~odd]):.1f} % without them"
     ]
 

@@ -168,6 +168,20 @@ def test_lockstep_ranks_are_slower_than_free_ones():
     assert tied.most_per_s < free.most_per_s
 
 
+@pytest.mark.parametrize(("batching", "load"), [("mixed", 0.6), ("prefill_first", 0.5)])
+def test_lockstep_ranks_near_the_replay(batching, load):
+    engine = replace(ENGINE, batching=batching)
+    deployment = Deployment(4, "round_robin", True)
+    generator = np.random.default_rng(11)
+    prompts, outputs = generator.integers(300, 900, 3000), generator.integers(100, 300, 3000)
+    lengths = Lengths.of(prompts, outputs)
+    most = float(steady_state(law(), engine, lengths, rate_per_s=1e-6, deployment=deployment).most_per_s)
+    served = replay(Requests.poisson(load * most, prompts, outputs, seed=3), law(), engine, deployment)
+    state = steady_state(law(), engine, lengths, rate_per_s=load * most, deployment=deployment)
+    assert state.tpot_s == pytest.approx(served.tpot_s[300:-300].mean(), rel=0.08)
+    assert state.ttft_s == pytest.approx(served.ttft_s[300:-300].mean(), rel=0.12)
+
+
 def test_bad_loads_are_named():
     with pytest.raises(ValueError, match="exactly one"):
         steady_state(law(), ENGINE, Lengths.of(10, 10))
