@@ -4,7 +4,7 @@ law = { model = "qwen3-30b-a3b", on = "h100_sxm", tp = 1, dp = 4, ep = 4, contex
     routing = { kind = "power_law", exponent = 0.8, copies = 32 }    # or random, balanced, proportional; copies of hot experts
     offload = { tier = "host", resident = 96, policy = "lru", prefetch = 0.5 }                 # experts of a layer on the devices
     offload = { tier = "cxl", share = 0.25 }                                                   # or a share of every layer streamed
-    feed_forward = { on = "h200_sxm", dp = 2, ep = 2, link = "50 GB/s", micro_batches = 2 }    # experts on devices of their own
+    feed_forward = { on = "h200_sxm", dp = 2, ep = 2, link = "50 GB/s", latency = "5 us", micro_batches = 2 }    # apart
 
 Sequences of a step are those of all data-parallel ranks. A tier may be changed: bandwidth, latency, capacity, sharers.
 """
@@ -57,7 +57,7 @@ def engine_law(table: dict[str, Any], where: str) -> StepLaw:
         if "link" in apart:
             link = replace(
                 link, bandwidth_bytes_per_s=_number(apart, "link", path, "bytes_per_s", 0.0),
-                latency_s=_number(apart, "latency", path, "s", 0.0),
+                latency_s=_number(apart, "latency", path, "s", float("nan")),
             )  # fmt: skip
         law = attention_ffn_law(
             model, Group(chip=chip, parallelism=layout), Group(chip=other, parallelism=experts), link, estimator,

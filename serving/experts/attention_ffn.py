@@ -28,6 +28,7 @@ import numpy as np
 
 from composition.argument_checks import check_number
 from hardware.accelerator import Accelerator, Link
+from roofline.collectives import DEFAULT_LATENCY_S
 from roofline.collectives_moe import expected_destinations, token_bytes
 from roofline.kernel_time import KernelTime, kernel_time
 from roofline.phase import Estimator
@@ -99,11 +100,12 @@ def round_trip(
 def exchange_s(
     tokens: Array, hidden_bytes: Array, copies: Array, senders: Array, receivers: Array, link: Link
 ) -> Array:
-    """Seconds in which `senders` bring `copies` of each of `tokens` activations to `receivers`, one direction, [...]."""
+    """Seconds in which `senders` bring `copies` of each of `tokens` activations to `receivers`, one direction, [...]; a link of
+    unknown latency has the usual one of a small message."""
     xp = namespace(tokens, hidden_bytes, copies, senders, receivers, link)
     slower = xp.minimum(1.0 * xp.asarray(senders), 1.0 * xp.asarray(receivers))
     given = xp.asarray(1.0 * link.latency_s)
-    latency = xp.where(xp.isfinite(given), given, 0.0)
+    latency = xp.where(xp.isfinite(given), given, DEFAULT_LATENCY_S)
     return latency + token_bytes(tokens, hidden_bytes, copies) / (link.bandwidth_bytes_per_s * slower)
 
 

@@ -46,9 +46,10 @@ def test_a_round_is_the_course_of_its_micro_batches(attention_s, feed_forward_s,
     law = float(round_trip(attention_s, feed_forward_s, transfer_s, micro_batches=micro_batches).step_s)
     seen = course(attention_s, feed_forward_s, transfer_s, 0.0, layers, micro_batches)
     assert law == pytest.approx(seen, rel=0.005)
-    head = float(round_trip(attention_s, feed_forward_s, transfer_s, micro_batches=micro_batches, head_s=0.1).step_s)
-    seen = course(attention_s, feed_forward_s, transfer_s, 0.1, layers, micro_batches)
-    assert 0.85 * seen < head < 1.01 * seen
+    head_s = 0.1 * attention_s
+    head = round_trip(attention_s, feed_forward_s, transfer_s, micro_batches=micro_batches, head_s=head_s)
+    seen = course(attention_s, feed_forward_s, transfer_s, head_s, layers, micro_batches)
+    assert 0.9 * seen < float(head.step_s) < 1.01 * seen
 
 
 def test_what_bounds_a_round():
