@@ -64,8 +64,10 @@ def even_equivalent(tokens: Array, rows: Array, active: Array, local: Array) -> 
 
     many = xp.maximum(rows / xp.maximum(active, 1e-12), 1.0)
     log_q = increasing_root(excess, xp.log(least), xp.zeros(least.shape), (tokens, many))
-    q = xp.maximum(xp.exp(log_q), least)
-    return rows / xp.maximum(tokens * q, 1e-300), q
+    own = rows / xp.maximum(tokens * xp.maximum(xp.exp(log_q), least), 1e-300)
+    # kernels round up: what is even but for the root's tolerance is even
+    own = xp.where(xp.abs(own - local) < 1e-5 * local, local, own)
+    return own, rows / xp.maximum(tokens * own, 1e-300)
 
 
 def _one(name: str, value: Array) -> float:

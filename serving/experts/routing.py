@@ -20,7 +20,6 @@ import numpy as np
 
 from composition.argument_checks import check_number
 from hardware.accelerator import static
-from serving.implicit_root import increasing_root
 from workloads.numeric import Array, namespace
 
 
@@ -98,15 +97,16 @@ def chosen_probability(routing: Routing, top_k: Array) -> Array:
     if xp is np and np.all(plain <= 1.0):
         return plain
 
-    def excess(scale, theta):
-        rows, total = theta
-        return xp.sum(xp.minimum(xp.exp(scale)[..., None] * rows, 1.0), axis=-1) - total
-
-    wanted = xp.sum(xp.where(plain > 0.0, 1.0, 0.0), axis=-1)
-    total = xp.minimum(k[..., 0], wanted * (1.0 - 1e-12))
-    zero = xp.zeros(np.broadcast_shapes(plain.shape[:-1], total.shape))
-    scale = xp.exp(increasing_root(excess, zero, zero + 40.0, (plain, total)))
-    return xp.minimum(scale[..., None] * plain, 1.0)
+    # with the j most popular at 1 the rest share k - j: the first j that asks no more than 1 of the next one
+    ordered = -xp.sort(-plain, axis=-1)
+    rest = xp.cumsum(ordered[..., ::-1], axis=-1)[..., ::-1]
+    scale = xp.maximum(k - np.arange(float(routing.experts)), 0.0) / xp.where(rest > 0.0, rest, 1.0)
+    enough = scale * ordered <= 1.0
+    first = xp.argmax(enough, axis=-1)[..., None]
+    scale = xp.take_along_axis(scale, first, axis=-1)
+    # whoever wants all that are wanted at all gets them
+    scale = xp.where(scale > 0.0, scale, xp.inf)
+    return xp.where(plain > 0.0, xp.minimum(scale * xp.where(plain > 0.0, plain, 1.0), 1.0), 0.0)
 
 
 def hit_probability(routing: Routing, tokens: Array, top_k: Array) -> Array:

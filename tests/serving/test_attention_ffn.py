@@ -40,7 +40,7 @@ def course(attention_s, feed_forward_s, transfer_s, head_s, layers, micro_batche
     return (ends[-1] - ends[half - 1]) / (len(ends) - half) * micro_batches
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=25)
 @given(*(st.floats(0.2, 2.0) for _ in range(2)), st.floats(0.0, 1.0), st.integers(1, 4), st.sampled_from([6, 12]))
 def test_a_round_is_the_course_of_its_micro_batches(attention_s, feed_forward_s, transfer_s, micro_batches, layers):
     law = float(round_trip(attention_s, feed_forward_s, transfer_s, micro_batches=micro_batches).step_s)
