@@ -109,14 +109,14 @@ def test_swept_products_take_the_same_candidates_and_have_the_same_derivative():
 
 
 def test_cards_without_measured_experts_take_a_batch_of_products_at_any_number_of_rows():
-    rows, shape = np.array([64.0, 200.0, 256.0, 1024.0]), {"n": 1536.0, "k": 2048.0}
-    op = GroupedGemm(tokens=rows * 16.0, experts=128, top_k=8, local_experts=128, **shape)
+    rows, n, k = np.array([64.0, 200.0, 256.0, 1024.0]), 1536.0, 2048.0
+    op = GroupedGemm(tokens=rows * 16.0, experts=128, top_k=8, local_experts=128, n=n, k=k)
     own = tile_estimator("vllm")
     for chip, batched in ((hardware.load("rtx_pro_6000"), True), (H100, False)):
         fused = grouped_gemm_time(op, chip, expert_constants(op, chip, "vllm")[0], layer_share=0.5).total_s
         # tiles that rows of an expert fill in part as they scatter about their mean
-        ends = [own(Gemm(m=rows + way * np.sqrt(rows), batch=128.0, **shape), chip).total_s for way in (-1.0, 1.0)]
-        beside = own(Elementwise(elements=128.0 * rows * 1536.0, inputs=2, name="silu_mul"), chip).total_s
+        ends = [own(Gemm(m=rows + way * np.sqrt(rows), n=n, k=k, batch=128.0), chip).total_s for way in (-1.0, 1.0)]
+        beside = own(Elementwise(elements=128.0 * rows * n, inputs=2, name="silu_mul"), chip).total_s
         batch = 0.5 * (ends[0] + ends[1]) + beside
         assert np.all(batch < fused) or not batched
         np.testing.assert_allclose(own(op, chip).total_s, batch if batched else fused, rtol=1e-6)
