@@ -13,7 +13,7 @@ u = sum v_r / (R (R - 1)) added to all ranks makes them uncorrelated and leaves 
     P(max <= x) = prod_r Phi(z_r),    x = mu_r + sqrt(v_r + u) (z + g (z^2 - 1)),   g = skewness / 6   (Cornish and Fisher 1938)
     E max = x_1 - integral_{x_0}^{x_1} P(max <= x) dx,   Var max = Var(that) - u,   quantiles from it, shrunk about the mean alike
 
-Error against drawn routings on a random grid (8 to 256 experts, top 1 to 8, 2 to 64 ranks, exponents 0 to 1.2, 1 to 4096 tokens;
+Error against drawn routings on a random grid (8 to 256 experts, top 1 to 8, 2 to 64 ranks, exponents 0 to 1.2, 1 to 256 tokens;
 tests/serving/test_expert_load.py), where a rank gets 4 rows or more on the mean: mean within 2 %, 99th percentile within 6 %.
 Below, rows are whole numbers that no smooth law follows: mean within 3 % down to one row, 30 % where most ranks
 get none. Differentiable in tokens, exponent and shares.
