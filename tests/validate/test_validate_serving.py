@@ -27,9 +27,11 @@ def test_real_runs_from_measured_layers(tmp_path):
     error = (points["predicted"] / points["measured"] - 1.0).abs()
     assert error[points["mode"] == "run-mean"].max() < 0.035
     assert error[points["mode"] == "run-p99"].max() < 0.05
-    closed = (points["mode"] == "closed-form run-mean") & points["metric"].isin(["tpot", "e2e"])
-    assert closed.sum() == 6
-    assert error[closed].max() < 0.1
+    closed = points["mode"] == "closed-form run-mean"
+    assert closed.sum() == 9
+    assert error[closed].max() < 0.12
+    mixture = points["model"].str.contains("A3B")
+    assert error[mixture & (points["mode"] == "run-mean")].max() < 0.03
     request = points[(points["mode"] == "run-request") & (points["metric"] == "e2e")]
     assert (error[request.index].groupby(request["model"]).mean() < 0.022).all()
 
