@@ -1,7 +1,8 @@
 """Overheads of serving engines from measured benchmarks, with what each left-out deployment, GPU type and model says of them.
 
 Clean aggregated points on a single replica count, each benchmark once (ranks in lockstep and replicas behind a router are
-predicted, not fitted: they are few), if their degrees of parallelism are labelled (0 is no degree). An engine's constants
+predicted, not fitted: they are few), if their degrees of parallelism are labelled (0 is no degree) and their load is the
+closed loop that they are labelled with. An engine's constants
 are shipped with the standard deviation of ln(measured / predicted) over deployments left out of the fit, which is what
 intervals are made from.
 """
@@ -15,7 +16,7 @@ import numpy as np
 
 from ridgeline.validate.report import track
 from ridgeline.validate.serving_deployments import model_name
-from ridgeline.validate.serving_points import MEASURED, Laws, Load, read_points
+from ridgeline.validate.serving_points import MEASURED, Laws, Load, read_points, sent_at_once
 from serving.engine_fit import UNITS, FitPoint, fit_overheads, left_out_errors, linearise, overheads_of
 from serving.engines import KnownEngine, load_engine
 
@@ -45,7 +46,8 @@ def calibrate_engines(path: Path, *, only: str = "", progress: Callable[[str], N
     """Fit every engine that has clean points in the table at `path`, or `only` the one of that name. `ValueError` if there
     are none."""
     table: Any = read_points(path)
-    clean = table[table["clean"] & (table[list(MEASURED)] > 0.0).all(axis=1)].drop_duplicates(SAME_BENCHMARK)
+    kept = table["clean"] & (table[list(MEASURED)] > 0.0).all(axis=1) & ~sent_at_once(table)
+    clean = table[kept].drop_duplicates(SAME_BENCHMARK)
     laws = Laws()
     loads: dict[int, Load] = {}
     for index, row in track(clean.iterrows(), "phase laws"):

@@ -12,8 +12,7 @@ search = { kind = "ivf_pq", vectors = 1e9, dimensions = 768, lists = 65536, prob
 kind = "continuous"
 servers = 2                     # replicas
 slots = 128                     # residents of each
-law = { fixed = "8 ms", item = "40 us" }    # also: pass = "5 ms" (roofline), or knots and seconds, or model and on
-                                            # with tp, context, dtype, kv_dtype and techniques (`technique_table`)
+law = { fixed = "8 ms", item = "40 us" }    # also: pass = "5 ms" (roofline), or knots and seconds, or model (engine_law_file)
 power = { idle = "100 W", active = "600 W", devices = 1, clock_share = 0.4 }
 [pools.wire]
 kind = "link"
@@ -38,10 +37,9 @@ from pathlib import Path
 from typing import Any
 
 import hardware
-import workloads
 from hardware.paths import nearest
 from hardware.quantities import parse_quantity
-from ridgeline.technique_table import TECHNIQUES, speculated, technique_rewrite
+from ridgeline.engine_law_file import engine_law
 from ridgeline.toml_file import read_toml
 from serving.stages import (
     END,
@@ -56,7 +54,6 @@ from serving.stages import (
     accelerator_device,
     check_network,
     cpu_device,
-    decode_law,
     linear_law,
     roofline_law,
     search_law,
@@ -140,10 +137,9 @@ def _pool(table: Any, name: str) -> Pool:
 
 
 def _law(table: Any, where: str) -> StepLaw:
-    known = ("fixed", "item", "pass", "knots", "seconds", "model", "on", "tp", "context", "dtype", "kv_dtype")
-    _known(f"{where}.", table, (*known, *TECHNIQUES))
-    if "model" in table:
-        return _decode(table, where)
+    if isinstance(table, dict) and "model" in table:
+        return engine_law(table, where)
+    _known(f"{where}.", table, ("fixed", "item", "pass", "knots", "seconds", "model"))
     if "knots" in table or "seconds" in table:
         knots, seconds = (
             tuple(float(parse_quantity(v, unit, f"{where}.{key}")) for v in table.get(key, ()))
@@ -156,31 +152,6 @@ def _law(table: Any, where: str) -> StepLaw:
     if item <= 0.0:
         raise ValueError(f"{where}.item: {item!r}; expected seconds above 0 beside pass")
     return roofline_law(fixed, _number(table, "pass", where, "s", 0.0), item)
-
-
-def _decode(table: dict[str, Any], where: str) -> StepLaw:
-    from ridgeline.kernel_estimators import chip_estimator
-    from serving import closed_form_law
-    from workloads import Parallelism
-
-    if "on" not in table:
-        raise ValueError(f"{where}.on: missing; expected a chip beside model")
-    layout = Parallelism(tp=int(_number(table, "tp", where, "count", 1.0)))
-    model = workloads.load(table["model"])
-    if not isinstance(model, workloads.TransformerModel):
-        raise ValueError(f"{where}.model: {table['model']!r}; expected a language model")
-    if "dtype" in table:
-        model = model.with_quantisation(table["dtype"])
-    rewrite = technique_rewrite(table, where)
-    law = closed_form_law(
-        model,
-        hardware.load(table["on"]),
-        layout,
-        chip_estimator("vllm"),
-        kv_dtype=table.get("kv_dtype", ""),
-        rewrite=rewrite,
-    )
-    return decode_law(speculated(law, table, where), _number(table, "context", where, "count", 1024.0))
 
 
 def _search(table: Any, where: str) -> StepLaw:

@@ -69,14 +69,15 @@ def closed_form_law(
     knots: Knots = DEFAULT_KNOTS,
     mixed_factor: float = 1.0,
     routing: float = ROUTING,
+    only: Callable[[str], bool] | None = None,
     rewrite: Callable[[OperatorTable, Batch], OperatorTable] | None = None,
 ) -> PhaseLaw:
     """Law of one deployment of tp * pp * dp devices; tokens and sequences are those of all its data-parallel ranks.
 
     `mixed_factor`: decode attention in an iteration with prompts, relative to alone (kernels that serve both in one
-    call lose the split along the context). `routing`: exponent of the experts' popularity (0: even).
-    `rewrite`: from the table of a pass over a batch to the one that is served (`serving.techniques`). `ValueError` where a
-    shape does not divide.
+    call lose the split along the context). `routing`: exponent of the experts' popularity (0: even). `only`: operators that
+    count, by name (default: all): laws of parts add up to the law of the whole. `rewrite`: from the table of a pass over a
+    batch to the one that is served (`serving.techniques`). `ValueError` where a shape does not divide.
     """
     tokens, sequences, context = _tokens(knots.most_tokens), _tokens(knots.most_sequences), _context(knots)
 
@@ -93,7 +94,12 @@ def closed_form_law(
     decoding = groups(Batch.decode_of(tokens, 1.0))
     common = _names(prompt) & _names(decoding) - set(HEAD)
     of_prompts, of_decoding = _names(prompt) - common - set(HEAD), _names(decoding) - common - set(HEAD)
-    head_groups = groups(Batch.decode_of(sequences, 1.0), set(HEAD))
+    head: set[str] = set(HEAD)
+    head_groups = groups(Batch.decode_of(sequences, 1.0), head)
+    if only is not None:
+        common, of_prompts, of_decoding, head = (
+            {*filter(only, names)} for names in (common, of_prompts, of_decoding, head)
+        )
     chunk, prefix = np.meshgrid(tokens, context, indexing="ij")
     ranks = float(parallelism.dp)
     own = np.maximum(chunk / ranks, 1.0)  # every rank has prompts of its own
@@ -109,7 +115,7 @@ def closed_form_law(
     return PhaseLaw(
         as_tables(Tables(
             dense_tokens=_zero(tokens), dense_s=_first(_dense(decoding, common, tokens)),
-            head_sequences=_zero(sequences), head_s=_first(_sum(head_groups, set(HEAD), sequences.shape)),
+            head_sequences=_zero(sequences), head_s=_first(_sum(head_groups, head, sequences.shape)),
             prefill_tokens=_zero(tokens), prefill_context=context, prefill_s=_row(prefill_s),
             decode_sequences=_zero(sequences), decode_context=context, decode_s=_row(decode_s),
             mixed_s=_row(mixed_factor * decode_s), group_tokens=np.array([0.0, 1.0]), group_s=np.zeros(2),

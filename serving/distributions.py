@@ -97,9 +97,7 @@ def draws(
 ) -> Draws:
     """The points that `distributions` takes quantiles of."""
     case = case_of(law, Limits.of(engine) if limits is None else limits, moments(lengths))
-    policy = Policy(
-        engine.batching, engine.chunked, engine.lookahead, deployment.replicas if deployment.lockstep else 1
-    )
+    policy = Policy.of(engine, deployment.replicas if deployment.lockstep else 1)
     xp = namespace(case, state, lengths)
     parts = Parts._make(xp.asarray(x)[..., None] for x in state.parts)
     u = lattice(8)

@@ -41,7 +41,8 @@ class Engine:
     decoding iterations between two looks at what has arrived (SGLang's scheduler-recv-interval); after prompts, and when
     nothing runs, it looks at once. `kv_tokens`: tokens whose keys and values fit in memory, allocated in blocks of
     `block_tokens`; `watermark`: share of blocks that admission leaves free. When blocks run out, the youngest request is
-    preempted and recomputed.
+    preempted and recomputed, unless memory for the whole output is set aside at admission (`reserve_output`, TensorRT-LLM's
+    guarantee of no eviction).
     """
 
     batching: str = "mixed"
@@ -53,6 +54,7 @@ class Engine:
     kv_tokens: float = math.inf
     block_tokens: int = 16
     watermark: float = 0.0
+    reserve_output: bool = False
     admission: str = "fcfs"
     overheads: Overheads = Overheads()
 

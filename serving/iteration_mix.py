@@ -19,7 +19,8 @@ from typing import NamedTuple
 import numpy as np
 
 from roofline.relax import smooth
-from serving.limits import Case, iteration, slowest
+from serving.limits import Case, iteration
+from serving.lockstep import slowest, together_s
 from serving.prompt_arrivals import NO_FEEDBACK, PromptArrivals, rarer
 from workloads.numeric import Array, namespace
 
@@ -131,16 +132,25 @@ def mixed(
     everyone = ranks * (seen + 1.0 + prefilling * per_piece)
     seconds = iteration(case, p, n, n + s, everyone if ranks > 1 else None)
     shares = w[:count]
-    tpot = slowest(seconds[:count], shares, ranks) if ranks > 1 else xp.sum(seconds[:count] * shares, axis=0)
-    square = xp.sum(seconds[:count] ** 2 * shares, axis=0)
+    met, own = seconds[:count], list(seconds[count : count + 2])
+    if ranks > 1:
+        own = [slowest(met, shares, ranks - 1, s) for s in own]
+    if ranks > 1 and closed:
+        tpot, square = slowest(met, shares, ranks), slowest(met**2, shares, ranks)
+    elif ranks > 1:
+        everyone = arrivals._replace(burstiness=ranks * arrivals.burstiness)
+        clustered = everyone.dispersion(case, ranks * prefilling)
+        tpot, square = (together_s(x, shares, 2, ranks, prefilling, clustered) for x in (met, met**2))
+    else:
+        tpot, square = xp.sum(met * shares, axis=0), xp.sum(met**2 * shares, axis=0)
     mean_s, tpot = tpot, tpot + arrivals.extra_s(case)
     full = seconds[-1]
     quiet = seconds[0] if closed else (1.0 - risen) * seconds[0] + risen * seconds[1]
-    own = sum(w[count + i] * (seconds[count + i] + (pieces[i] - 1.0) * full) for i in (0, 1))
+    own_s = sum(w[count + i] * (own[i] + (pieces[i] - 1.0) * full) for i in (0, 1))
     square = xp.maximum(square, mean_s * mean_s)
-    tpot = tpot + (arrivals.repeats - 1.0) * own / xp.maximum(steps, 1.0)
+    tpot = tpot + (arrivals.repeats - 1.0) * own_s / xp.maximum(steps, 1.0)
     return Mix(
-        tpot, own, steps * tpot + own, mean_s, square, chunks, share, mean, budget, prefilling, seen, full, quiet
+        tpot, own_s, steps * tpot + own_s, mean_s, square, chunks, share, mean, budget, prefilling, seen, full, quiet
     )  # fmt: skip
 
 

@@ -67,14 +67,3 @@ def iteration(case: Case, prompt: Array, decoding: Array, sampled: Array, group:
     context = m.decode_context + limits.imbalance * m.decode_deviation
     kernels = iteration_time(law, prompt, m.prompt_context, decoding, context, sampled, group)
     return kernels + limits.iteration_s + limits.sequence_s * sampled
-
-
-def slowest(seconds: Array, share: Array, ranks: int) -> Array:
-    """Mean of the largest of `ranks` independent draws from `seconds` [points, ...] with `share` [points, ...]."""
-    xp = namespace(seconds, share)
-    share = xp.broadcast_to(share, seconds.shape)
-    order = xp.argsort(seconds, axis=0)
-    ranked = xp.take_along_axis(seconds, order, axis=0)
-    below = xp.clip(xp.cumsum(xp.take_along_axis(share, order, axis=0), axis=0), 1e-12, 1.0) ** ranks
-    steps = xp.concatenate([below[:1], below[1:] - below[:-1]])
-    return xp.sum(ranked * steps, axis=0) / below[-1]

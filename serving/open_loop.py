@@ -9,6 +9,7 @@ from typing import NamedTuple
 from serving.implicit_root import increasing_root
 from serving.iteration_mix import Mix, length_points
 from serving.limits import Case
+from serving.lockstep import shared
 from serving.policy import Capacity, Policy, beyond_backlog, capacity
 from serving.prompt_arrivals import PromptArrivals
 from serving.steady_result import Bound, Parts, SteadyState, answer
@@ -67,6 +68,8 @@ def open_loop(
     bare = alone.tpot_s if policy.batching == "mixed" else 0.0
     prompt_s = xp.maximum(alone.full_s - bare, 0.0) / alone.budget * m.prompt
     arrivals = PromptArrivals(burstiness, xp.minimum(served * prompt_s, MOST_GAIN), prompt_s, served, fit.preemptions)
+    if policy.ranks > 1:
+        arrivals = shared(arrivals, policy.ranks)
     line = Line(
         alone.stay_s, slope, fit.least, _room(fit), fit.least / most, served / most, variation, burstiness, pooled, arrivals
     )  # fmt: skip

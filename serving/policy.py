@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple
 
+from serving.engine import Engine
 from serving.implicit_root import increasing_root
 from serving.iteration_mix import CHUNKS, LEAST_BUDGET, Mix, last_piece, mixed
 from serving.limits import Case, iteration
@@ -11,12 +12,18 @@ from workloads.numeric import Array, namespace
 
 
 class Policy(NamedTuple):
-    """What is not a number: batching, chunking, planning ahead, ranks in lockstep."""
+    """What is not a number: batching, chunking, planning ahead, memory for outputs set aside, ranks in lockstep."""
 
     batching: str
     chunked: bool
     lookahead: bool
+    reserve_output: bool
     ranks: int
+
+    @classmethod
+    def of(cls, engine: Engine, ranks: int) -> "Policy":
+        """The engine's own."""
+        return cls(engine.batching, engine.chunked, engine.lookahead, engine.reserve_output, ranks)
 
     def mix(self, case: Case, others: Array, **how: Any) -> Mix:
         """The iterations that a resident with `others` beside it sees."""
@@ -93,10 +100,14 @@ def capacity(case: Case, policy: Policy) -> Capacity:
     half = 0.5 * (limits.block_tokens - 1.0)
     # Memory runs out between completions, while the S tokens of growth that one frees are used up: the youngest goes.
     growth = xp.maximum(steps * m.tokens_per_step, 1e-9) / m.stored
-    preempted = REGULAR * growth * -xp.expm1(-1.0 / growth)
+    preempted = 0.0 * growth if policy.reserve_output else REGULAR * growth * -xp.expm1(-1.0 / growth)
     unused = 0.5 * m.prompt_square / m.prompt
     prompts = (1.0 + preempted) * (stay - steps)
-    tokens_held = m.held + steps * half + prompts * (m.stored + half) + held * (m.final + half)
+    if policy.reserve_output:  # every request holds what it ends with, from its admission on
+        decoded = m.held + 0.5 * xp.maximum(m.steps_square * m.tokens_per_step - steps, 0.0)
+        tokens_held = decoded + steps * half + (prompts + held) * (m.final + half)
+    else:
+        tokens_held = m.held + steps * half + prompts * (m.stored + half) + held * (m.final + half)
     memory = xp.maximum(limits.kv_tokens * (1.0 - limits.watermark) - unused, m.final) / tokens_held
     budget = tokens / (prompt + steps) if together else 0.0 * memory + 1e18
     least = xp.minimum(xp.minimum(slots, memory), budget)

@@ -9,8 +9,12 @@ iteration sends requests, so that at most one follows. Quantities are those of `
 
 from serving.iteration_mix import Mix, columns, length_points, present_points, two_points
 from serving.limits import Case, iteration
+from serving.lockstep import slowest
 from serving.prompt_arrivals import NO_FEEDBACK, PromptArrivals, rarer
 from workloads.numeric import Array, namespace
+
+#: Rounds in which the iterations of other ranks in lockstep and the own passes of prompts find each other.
+LOCKSTEP_ROUNDS = 2
 
 
 def prefill_first(
@@ -44,12 +48,23 @@ def prefill_first(
     first = _times(case, rows, ranks)
     alone = xp.sum(first[0][:count] * first[1][:count], axis=0)
     one = first[0][-1]
-    if closed:
-        passes = -xp.expm1(arriving * 0.0 + others * xp.log1p(-xp.minimum(q, 1.0 - 1e-9)))
-    else:
-        during = arriving * alone / (alone + arriving * one)
-        passes = -xp.expm1(-during * rarer(xp, spread)) * xp.exp(arriving - during)
-    passes = xp.maximum(xp.minimum(passes, arriving), arriving * prompt / budget)
+
+    def passes_of(decode_s: Array, pass_s: Array) -> Array:
+        """Prompt iterations per decode iteration, those lasting so long."""
+        if closed:
+            some = -xp.expm1(arriving * 0.0 + others * xp.log1p(-xp.minimum(q, 1.0 - 1e-9)))
+        else:
+            during = arriving * decode_s / (decode_s + arriving * pass_s)
+            some = -xp.expm1(-during * rarer(xp, spread)) * xp.exp(arriving - during)
+        return xp.maximum(xp.minimum(some, arriving), arriving * prompt / budget)
+
+    passes, decode_s, decode_square = passes_of(alone, one), alone, alone * alone
+    if ranks > 1:
+        steps_s = (first[0][:count], first[1][:count])
+        for _ in range(LOCKSTEP_ROUNDS):
+            beside_s = _either(xp, steps_s, (one[None], xp.ones_like(one[None])), passes)
+            decode_s, decode_square = (_met(xp, steps_s, beside_s, ranks, power) for power in (1, 2))
+            passes = passes_of(decode_s, slowest(*beside_s, ranks - 1, one))
     safe = xp.maximum(passes, 1e-9)
     mean = arriving * prompt / safe
     square = (spread * arriving * m.prompt_square + (arriving * prompt) ** 2) / safe
@@ -66,9 +81,18 @@ def prefill_first(
     ]
     rows.append((budget, 0.0, budget / prompt, 0.0 * budget))
     seconds, w = _times(case, rows, ranks)
-    batch = xp.sum(seconds[:2] * w[:2], axis=0)
-    own = xp.sum(seconds[2:4] * w[2:4], axis=0)
-    cycle = alone + passes * batch
+    batches, owns = (seconds[:2], w[:2]), (seconds[2:4], w[2:4])
+    if ranks > 1:
+        beside_s = _either(xp, (first[0][:count], first[1][:count]), batches, passes)
+        decode_s, decode_square = (_met(xp, steps_s, beside_s, ranks, power) for power in (1, 2))
+        batch, batch_square, own = (
+            _met(xp, part, beside_s, ranks, power) for part, power in ((batches, 1), (batches, 2), (owns, 1))
+        )
+    else:
+        batch, batch_square, own = (
+            xp.sum(part[0] ** power * part[1], axis=0) for part, power in ((batches, 1), (batches, 2), (owns, 1))
+        )
+    cycle = decode_s + passes * batch
     sooner = 0.0 * cycle
     if closed:
         # Requests come together, at the end of a decode iteration: the own pass waits for half of the others', and the first
@@ -79,11 +103,30 @@ def prefill_first(
     tpot = cycle - sooner / xp.maximum(steps, 1.0)
     tpot = tpot + arrivals.extra_s(case) + (arrivals.repeats - 1.0) * own / xp.maximum(steps, 1.0)
     count = 1.0 + passes
-    squares = (alone * alone + passes * xp.sum(seconds[:2] ** 2 * w[:2], axis=0)) / count
+    squares = (decode_square + passes * batch_square) / count
     return Mix(
         tpot, own, steps * tpot + own, cycle / count, xp.maximum(squares, (cycle / count) ** 2), 1.0 + 0.0 * passes,
-        passes / count, mean, budget, arriving, seen, seconds[-1], alone,
+        passes / count, mean, budget, arriving, seen, seconds[-1], decode_s,
     )  # fmt: skip
+
+
+def _either(xp, steps: tuple, batches: tuple, passes: Array) -> tuple[Array, Array]:
+    """Seconds and shares of what one rank runs by itself: decode iterations, and so many `passes` of prompts for each."""
+    prompts = passes / (1.0 + passes)
+    shape = xp.broadcast_shapes(xp.shape(steps[0])[1:], xp.shape(batches[0])[1:], xp.shape(passes))
+    seconds = [xp.broadcast_to(part[0], (*xp.shape(part[0])[:1], *shape)) for part in (steps, batches)]
+    shares = [
+        xp.broadcast_to(part[1] * share, (*xp.shape(part[1])[:1], *shape))
+        for part, share in ((steps, 1.0 - prompts), (batches, prompts))
+    ]
+    return xp.concatenate(seconds), xp.concatenate(shares)
+
+
+def _met(xp, own: tuple, beside: tuple, ranks: int, power: int) -> Array:
+    """Mean of seconds ** power of iterations of a rank's `own` (seconds, shares) with the other ranks' `beside` it."""
+    seconds, shares = own
+    longest = [slowest(beside[0] ** power, beside[1], ranks - 1, s**power) for s in seconds]
+    return sum(x * w for x, w in zip(longest, shares))
 
 
 def _times(case: Case, rows: list, ranks: int) -> tuple[Array, Array]:

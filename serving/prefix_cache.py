@@ -120,15 +120,22 @@ def che_hit_rate(rates: Array, capacity: Array) -> Array:
         raise ValueError("rates: all are 0; expected at least one above 0")
     rates = xp.asarray(rates) * 1.0 / xp.sum(xp.asarray(rates))
     capacity = xp.asarray(capacity) * 1.0
+    time = characteristic_time(rates, capacity)
+    hit = xp.sum(rates * -xp.expm1(-rates * time[..., None]), axis=-1)
+    return xp.where(capacity >= rates.shape[-1], 1.0, xp.where(capacity > 0.0, hit, 0.0))
+
+
+def characteristic_time(rates: Array, capacity: Array) -> Array:
+    """Time t_C in which `capacity` [...] distinct items are expected among references with `rates` [..., items] per unit of time,
+    [...]; e^60 where all of them are fewer. Differentiable in both."""
+    xp = namespace(rates, capacity)
 
     def excess(log_time, theta):
         popularity, size = theta
         return xp.sum(-xp.expm1(-popularity * xp.exp(log_time)[..., None]), axis=-1) - size
 
-    low, high = xp.log(xp.maximum(capacity, 1e-9)) - 1.0, xp.zeros(capacity.shape) + 60.0
-    time = xp.exp(increasing_root(excess, low, high, (rates, capacity)))
-    hit = xp.sum(rates * -xp.expm1(-rates * time[..., None]), axis=-1)
-    return xp.where(capacity >= rates.shape[-1], 1.0, xp.where(capacity > 0.0, hit, 0.0))
+    least = xp.log(xp.maximum(capacity, 1e-9) / xp.sum(rates, axis=-1))
+    return xp.exp(increasing_root(excess, least - 1.0, xp.zeros(np.shape(least)) + 60.0, (rates, capacity)))
 
 
 @numba.njit(cache=True)

@@ -108,7 +108,7 @@ def replay(
         BATCHING.index(engine.batching), int(engine.max_sequences), int(engine.max_batched_tokens), engine.chunked,
         engine.lookahead, int(engine.block_tokens), blocks, int(engine.watermark * blocks) if engine.watermark else 0,
         replicas, deployment.lockstep, ROUTERS.index(deployment.router), int(concurrency), leap,
-        ADMISSION.index(engine.admission), int(engine.intake_iterations),
+        ADMISSION.index(engine.admission), int(engine.intake_iterations), engine.reserve_output,
     )  # fmt: skip
     state = _requests_state(requests, key, np.broadcast_to(overheads.request_s if delay_s is None else delay_s, total))
     iteration_s = float(law.iteration_s) + overheads.iteration_s

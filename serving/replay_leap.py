@@ -8,6 +8,7 @@ import numba
 import numpy as np
 
 from serving.phase_law import iteration_time_scalar
+from serving.replay_queue import blocks_at_admission
 
 
 @numba.njit(cache=True)
@@ -31,7 +32,7 @@ def decode_steps(r, visible_s, until_look, state, requests, limits):
         tokens = requests.target[head] - start
         if limits.batching == 0 and limits.chunked:
             tokens = min(tokens, limits.max_batched_tokens - state.count[r])
-        needed = (start + tokens + limits.block_tokens - 1) // limits.block_tokens
+        needed = blocks_at_admission(head, start + tokens, requests, limits)
         fits = needed <= limits.kv_blocks - state.used_blocks[r] - limits.watermark_blocks
         if fits and requests.arrival_s[head] <= visible_s:
             return 1

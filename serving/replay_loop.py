@@ -10,7 +10,7 @@ import numpy as np
 
 from serving.phase_law import Tables, group_time_scalar, iteration_time_scalar
 from serving.replay_leap import decode_steps, leap, stretch_s
-from serving.replay_queue import SERVED, arrive, next_arrival, pop, push, route, send
+from serving.replay_queue import SERVED, arrive, blocks_at_admission, next_arrival, pop, push, route, send
 
 MIXED, PREFILL_FIRST, STATIC = 0, 1, 2
 
@@ -33,6 +33,7 @@ class LoopLimits(NamedTuple):
     leap: bool
     admission: int
     intake_iterations: int
+    reserve_output: bool
 
 
 class LoopState(NamedTuple):
@@ -149,7 +150,7 @@ def _plan(r, now, visible_s, state, requests, limits):
             break
         tokens = rest if decoding_only else min(rest, budget)
         requests.computed[i] = start
-        needed = (start + tokens + limits.block_tokens - 1) // limits.block_tokens
+        needed = blocks_at_admission(i, start + tokens, requests, limits)
         room = limits.kv_blocks - state.used_blocks[r] - state.held_blocks[r] - limits.watermark_blocks
         if needed > room:
             break

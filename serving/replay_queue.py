@@ -44,6 +44,13 @@ def pop(heap, size, requests):
         i = least
 
 
+@numba.njit(cache=True, inline="always")
+def blocks_at_admission(i, tokens, requests, limits):
+    """Blocks that request i is given when its first `tokens` tokens are planned."""
+    kept = requests.prompt[i] + requests.output[i] if limits.reserve_output else tokens
+    return (kept + limits.block_tokens - 1) // limits.block_tokens
+
+
 @numba.njit(cache=True)
 def arrive(r, i, state, requests, limits):
     """Request i joins the queue of replica r, or is refused if it could never fit."""

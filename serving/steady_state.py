@@ -63,9 +63,7 @@ def steady_state(
     offered = _numbers(name, rate_per_s if concurrency is None else concurrency, above=True)
     burstiness = _numbers("burstiness", burstiness, above=False)
     case = case_of(law, Limits.of(engine) if limits is None else limits, moments(lengths))
-    policy = Policy(
-        engine.batching, engine.chunked, engine.lookahead, deployment.replicas if deployment.lockstep else 1
-    )
+    policy = Policy.of(engine, deployment.replicas if deployment.lockstep else 1)
     replicas = float(deployment.replicas)
     if engine.batching == "static":
         spread = burstiness if deployment.router == "round_robin" else burstiness * replicas

@@ -101,6 +101,7 @@ class Setting(NamedTuple):
     edges: Array
     rates: Array
     requests: Array
+    reserved: Array
 
 
 def transient(
@@ -145,7 +146,8 @@ def transient(
     few = condensed(lengths)
     share, computed, stored, steps = np.broadcast_arrays(few.share, few.computed_tokens, few.input_tokens, few.steps)
     setting = Setting(
-        law, Limits.of(engine), moments(few), share, computed, stored, steps, edges, rates, np.asarray(requests, float)
+        law, Limits.of(engine), moments(few), share, computed, stored, steps, edges, rates, np.asarray(requests, float),
+        np.asarray(float(engine.reserve_output)),
     )  # fmt: skip
     clients = 0.0 if concurrency is None else float(concurrency)
     at = np.linspace(0.0, duration_s, times)
@@ -226,13 +228,17 @@ def _flow(setting: Setting, state: State, first: bool) -> Flow:
     waiting, decoding = jnp.maximum(state.waiting, 0.0), jnp.maximum(state.decoding, 0.0)
     number = jnp.sum(decoding)
     stage = (jnp.arange(decoding.shape[1]) + 0.5) / decoding.shape[1]
-    length = setting.stored[:, None] + setting.steps[:, None] * m.tokens_per_step * stage[None, :]
+    grown = setting.steps * m.tokens_per_step
+    length = setting.stored[:, None] + grown[:, None] * stage[None, :]
     kv = jnp.sum(decoding * (length + 0.5 * limits.block_tokens))
+    aside = setting.reserved * jnp.sum(decoding * grown[:, None] * (1.0 - stage[None, :]))
     share = waiting / jnp.maximum(jnp.sum(waiting), 1e-12)
     prompt = jnp.maximum(jnp.sum(share * setting.prompt), 1.0)
     stored = jnp.maximum(jnp.sum(share * setting.stored), 1.0)
+    asked = stored + setting.reserved * jnp.sum(share * grown)
     budget = jnp.maximum(limits.max_batched_tokens - (0.0 if first else number), 0.02 * limits.max_batched_tokens)
-    room = jnp.minimum(limits.max_sequences - number, (limits.kv_tokens * (1.0 - limits.watermark) - kv) / stored)
+    free = limits.kv_tokens * (1.0 - limits.watermark) - kv - aside
+    room = jnp.minimum(limits.max_sequences - number, free / asked)
     ready = jnp.minimum(jnp.sum(waiting), jnp.maximum(room, 0.0))
     takes = jnp.minimum(ready, budget / prompt)
     some = -jnp.expm1(-ready)

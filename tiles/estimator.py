@@ -16,6 +16,7 @@ from tiles.attention import attention_time
 from tiles.calibrated import Calibrated
 from tiles.conv2d import conv2d_constants, conv2d_time
 from tiles.gemm import gemm_time
+from tiles.gemm_constants import constants_architecture
 from tiles.gemm_sweep import swept_gemm_time
 from tiles.grouped_gemm import expert_constants, grouped_gemm_time
 from tiles.kernel_families import FamilySet, engine
@@ -60,7 +61,8 @@ def tile_estimator(
     What a short chip description lacks is filled in (`tiles.paper_chip`). Engines tune their choice of kernels, so the faster of
     two holds where there are two: an all-reduce inside a node by the stack's own kernel or by NCCL; an expert layer as the fused
     one that was measured, with its routing, permutation, activation and expert load (`grouped_gemm_time`), or, for a few rows
-    per expert, as a batch of equal GEMMs, one per expert hit, with the map behind it.
+    per expert, as a batch of equal GEMMs, one per expert hit, with the map behind it. Cards that follow another generation's
+    constants (`constants_architecture`), whose own expert kernels were never measured, take the faster at any number of rows.
 
     `calibrated`: constants of one's own, taken before the shipped ones; its stack is known too.
 
@@ -122,12 +124,19 @@ def _collective(op: Collective, chip: Accelerator, maker: str) -> KernelTime:
 
 def _batched(time: Callable[[Operator, Accelerator], KernelTime], op: GroupedGemm, chip: Accelerator) -> KernelTime:
     """The experts that receive tokens as a batch of GEMMs over their mean number of rows, and the map over its output; NaN
-    seconds beyond `FEW_ROWS`."""
+    seconds beyond `FEW_ROWS` where the chip's own generation has fused kernels."""
     xp = namespace(op)
     hit = xp.maximum(op.active_experts, 1e-9)
     formats = {"dtype": op.dtype, "weight_dtype": op.weight_dtype, "out_dtype": op.out_dtype}
-    few = xp.where(xp.asarray(op.rows / hit) <= FEW_ROWS, 0.0, xp.nan)
-    product = time(Gemm(m=op.rows / hit, n=op.n, k=op.k, batch=hit, **formats), chip)
+    rows = op.rows / hit
+    product = time(Gemm(m=rows, n=op.n, k=op.k, batch=hit, **formats), chip)
+    if constants_architecture(chip) == chip.architecture:
+        few = xp.where(xp.asarray(rows) <= FEW_ROWS, 0.0, xp.nan)
+    else:  # rows of an expert scatter by their root, and so the tiles that are partly empty
+        many = xp.asarray(rows) > FEW_ROWS
+        spread = xp.where(many, xp.sqrt(rows), 0.0)
+        ends = [time(Gemm(m=rows + way * spread, n=op.n, k=op.k, batch=hit, **formats), chip) for way in (-1.0, 1.0)]
+        few = 0.5 * (ends[0].total_s + ends[1].total_s) - product.total_s
     beside = time(Elementwise(elements=op.rows * op.n, inputs=2, dtype=op.out_dtype or "bf16", name="silu_mul"), chip)
     return product._replace(
         total_s=product.total_s + beside.total_s + few,

@@ -14,6 +14,7 @@ import hardware
 import workloads
 from hardware.accelerator import Accelerator
 from serving.engines import KnownEngine, engine_of
+from serving.kv_capacity import USABLE
 from workloads import Parallelism
 from workloads.quantisation import Quantisation, uniform
 from workloads.transformer import TransformerModel
@@ -31,6 +32,9 @@ OTHER_SIZES = {"distill", "lite", "air", "flash", "mini", "nano", "small", "draf
 #: Models that differ from a built-in one in weights alone.
 SAME_STRUCTURE = {"minimax-m2": "minimax-m2.5", "minimax-m2.1": "minimax-m2.5"}
 EQUAL_LENGTHS = ("sglang",)
+#: Share of device memory that engines take for themselves in benchmarks that are not InferenceX's: the waits of all three
+#: engines there are those of 0.8, not of their default.
+USABLE_ELSEWHERE = 0.8
 #: Decoding iterations between two looks at the queue, as those benchmarks launch SGLang (--scheduler-recv-interval).
 INTAKE = {"sglang": 30}
 
@@ -70,6 +74,11 @@ def spread_of(row: Any) -> float:
 def intake_of(row: Any) -> int:
     """Decoding iterations between two looks of the scheduler at the queue."""
     return INTAKE.get(str(row["backend"]), 1) if _inferencex(row) else 1
+
+
+def usable_of(row: Any) -> float:
+    """Share of device memory that the engine may fill."""
+    return USABLE if _inferencex(row) else USABLE_ELSEWHERE
 
 
 def row_engine(row: Any) -> KnownEngine | None:

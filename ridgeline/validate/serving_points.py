@@ -14,6 +14,8 @@ import pandas as pd
 
 from ridgeline.validate.report import track
 from ridgeline.validate.serving_deployments import (
+    INFERENCEX_LENGTHS,
+    SPREAD,
     Pool,
     Served,
     aggregated_pool,
@@ -21,11 +23,12 @@ from ridgeline.validate.serving_deployments import (
     row_engine,
     served,
     spread_of,
+    usable_of,
 )
 from serving.closed_form_law import Knots, closed_form_law
-from serving.closed_loop import closed_loop
+from serving.closed_loop import WAVES, closed_loop
 from serving.engines import KnownEngine, engines
-from serving.kv_capacity import kv_capacity_tokens
+from serving.kv_capacity import USABLE, kv_capacity_tokens
 from serving.phase_law import PhaseLaw
 from tiles import tile_estimator
 
@@ -83,6 +86,17 @@ def unusable(rows: Frame) -> list[str]:
     return lines
 
 
+def sent_at_once(rows: Frame) -> np.ndarray:
+    """Whether a row's requests were all sent at once instead of in the closed loop of its label, [rows]: ten waves of
+    them wait 4.5 services on the mean, where N clients on fewer slots wait as the slots have it. Such rows are predicted
+    as labelled (nothing else is known of their load) and nothing is fitted to them."""
+    service_ms = rows["silicon_tpot_ms"].to_numpy(float) * rows["osl"].to_numpy(float) * (1.0 - 0.5 * SPREAD)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        services = rows["silicon_ttft_ms"].to_numpy(float) / service_ms
+    lengths = [(float(i), float(o)) in INFERENCEX_LENGTHS for i, o in zip(rows["isl"], rows["osl"])]
+    return np.array(lengths, bool) & (np.abs(services / (0.5 * (WAVES - 1)) - 1.0) < 0.1)
+
+
 class Load(NamedTuple):
     """A row ready to be replayed: law and cache of one worker of its deployment, workers, and the load on all of them."""
 
@@ -121,7 +135,11 @@ class Laws:
         if not answerable(row):
             return None
         pool, what, engine = aggregated_pool(row), served(row), row_engine(row)
-        found = None if what is None or engine is None else self.worker(what, pool, float(row["isl"] + row["osl"]))
+        found = (
+            None
+            if what is None or engine is None
+            else self.worker(what, pool, float(row["isl"] + row["osl"]), usable_of(row))
+        )
         if found is None or engine is None:
             return None
         lengths = int(row["isl"]), int(row["osl"])
@@ -132,7 +150,9 @@ class Laws:
         found, ranks = self.worker(what, pool, context_tokens), int(pool.parallelism.dp)
         return None if found is None else (found[0].of_rank(ranks), found[1] / ranks)
 
-    def worker(self, what: Served, pool: Pool, context_tokens: float) -> tuple[PhaseLaw, float] | None:
+    def worker(
+        self, what: Served, pool: Pool, context_tokens: float, usable: float = USABLE
+    ) -> tuple[PhaseLaw, float] | None:
         """Law and tokens of cache of one worker, all its data-parallel ranks together; None where shapes do not divide."""
         parallelism = pool.parallelism
         key = repr((what.model.name, what.model.quantisation, what.chip.name, what.stack, what.kv_dtype, parallelism))
@@ -152,7 +172,7 @@ class Laws:
         if law is None:
             return None
         capacity = kv_capacity_tokens(
-            what.model, what.chip, parallelism, context_tokens=context_tokens, kv_dtype=what.kv_dtype
+            what.model, what.chip, parallelism, context_tokens=context_tokens, kv_dtype=what.kv_dtype, usable=usable
         )
         return law, float(capacity)
 

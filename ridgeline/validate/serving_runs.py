@@ -38,11 +38,11 @@ REQUESTS = {"run": TEXT} | {
 METRICS = {"ttft": "ttft_s", "tpot": "tpot_s", "e2e": "e2e_s"}
 
 
-def read_runs(folder: Path) -> tuple[list[dict[str, Any]], Frame, Frame] | None:
-    """(runs, requests, layer tables) under `folder`, None where one of them is missing."""
+def read_runs(folder: Path) -> tuple[list[dict[str, Any]], Frame, Frame | None] | None:
+    """(runs, requests, layer tables or None) under `folder`; None where there are no runs."""
     runs, requests = folder / "vllm_runs" / "runs.json", folder / "vllm_runs" / "requests.parquet"
     tables = folder / TABLES
-    if not (runs.is_file() and requests.is_file() and tables.is_file()):
+    if not (runs.is_file() and requests.is_file()):
         return None
     try:
         listed = json.loads(runs.read_text())
@@ -62,11 +62,13 @@ def read_runs(folder: Path) -> tuple[list[dict[str, Any]], Frame, Frame] | None:
     lost = sorted({str(run["run"]) for run in listed} - set(found["run"]))
     if lost:
         raise ValueError(f"{requests.name}: no requests of run {lost[0]!r}")
-    return listed, found, pd.read_parquet(tables)
+    return listed, found, pd.read_parquet(tables) if tables.is_file() else None
 
 
-def run_law(run: dict[str, Any], tables: Frame) -> PhaseLaw:
-    """The law of a run from the measured layers; its link as the run's record describes it."""
+def run_law(run: dict[str, Any], tables: Frame | None) -> PhaseLaw:
+    """The law of a run from the measured layers; its link as the run's record describes it. `ValueError` without tables."""
+    if tables is None:
+        raise ValueError(f"{TABLES}: not there; expected the measured layers of the run's GPU")
     name = str(run["run"]).partition("/")[0]
     dp = int(run.get("data_parallel_size") or 1)
     experts = dp if run.get("enable_expert_parallel") else 1

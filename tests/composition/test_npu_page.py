@@ -81,6 +81,7 @@ def test_a_network_serves_on_npus_with_techniques(tmp_path, capsys):
         "context = 640, speculation = { branching = 2, exit = 0.2 }": r"law\.speculation\.branching: 2; expected",
         "context = 640, speculation = { exits = 0.2 }": r"law\.speculation\.exits: unknown; did you mean 'exit'",
         "context = 640, kv_dtype = 'int7'": "unknown dtype 'int7'",
+        "context = 640, feed_forward = { tp = 1 }": r"law\.adapters: not modelled beside feed_forward",
     }.items():
         with pytest.raises(ValueError, match=message):
             step_s("context = 640", new)

@@ -119,6 +119,20 @@ def test_too_little_memory_preempts_and_recomputes():
     assert tight.makespan_s > roomy.makespan_s
 
 
+def test_memory_set_aside_at_admission_preempts_nobody():
+    requests = Requests.of(0.0, np.full(8, 64), np.full(8, 64))
+    tight = replay(requests, linear_law(), Engine(kv_tokens=400, block_tokens=16, reserve_output=True))
+    three = replay(requests, linear_law(), Engine(max_sequences=3))
+    assert tight.preemptions.sum() == 0
+    np.testing.assert_allclose(tight.e2e_s, three.e2e_s)  # 400 tokens hold three requests of 128
+
+
+def test_roomy_memory_makes_setting_it_aside_free():
+    requests = Requests.poisson(20.0, np.full(50, 300), np.full(50, 40), seed=1)
+    plain, aside = (replay(requests, linear_law(), Engine(reserve_output=x)) for x in (False, True))
+    np.testing.assert_array_equal(plain.e2e_s, aside.e2e_s)
+
+
 def test_closed_loop_keeps_its_concurrency():
     requests = Requests.of(0.0, np.full(60, 50), np.full(60, 20))
     served = replay(requests, linear_law(), Engine(), concurrency=6)

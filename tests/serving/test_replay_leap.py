@@ -26,17 +26,18 @@ def law():
     kv_tokens=st.sampled_from([260.0, 1e6]),
     concurrency=st.sampled_from([0, 1, 7]),
     intake=st.sampled_from([1, 5]),
+    reserve=st.booleans(),
     delay_s=st.sampled_from([0.0, 3e-3]),
     seed=st.integers(0, 10**6),
 )
 @settings(deadline=None, max_examples=120)
-def test_equal_to_single_iterations(batching, lookahead, slots, kv_tokens, concurrency, intake, delay_s, seed):
+def test_equal_to_single_iterations(batching, lookahead, slots, kv_tokens, concurrency, intake, reserve, delay_s, seed):
     draw = np.random.default_rng(seed)
     delays = draw.exponential(1.0, 25) * delay_s
     requests = Requests.of(np.sort(draw.uniform(0, 0.2, 25)), draw.integers(1, 90, 25), draw.integers(1, 120, 25))
     engine = Engine(
         batching=batching, lookahead=lookahead, max_sequences=slots, max_batched_tokens=128, kv_tokens=kv_tokens,
-        intake_iterations=intake,
+        intake_iterations=intake, reserve_output=reserve,
         overheads=Overheads(iteration_s=1e-4, sequence_s=1e-6, imbalance=0.5, layer_s=1e-4),
     )  # fmt: skip
     fast, slow = (

@@ -147,12 +147,39 @@ def test_near_the_replay(batching, lookahead, load):
     assert state.ttft_s == pytest.approx(served.ttft_s[300:-300].mean(), rel=0.10)
 
 
+def test_memory_set_aside_for_outputs_limits_as_in_the_replay():
+    engine = replace(ENGINE, kv_tokens=20_000.0, reserve_output=True)
+    generator = np.random.default_rng(5)
+    prompts, outputs = generator.integers(300, 900, 1500), generator.integers(100, 700, 1500)
+    lengths = Lengths.of(prompts, outputs)
+    aside = steady_state(law(), engine, lengths, concurrency=64)
+    grown = steady_state(law(), replace(engine, reserve_output=False), lengths, concurrency=64)
+    assert aside.residents < grown.residents
+    assert not aside.preemptions
+    served = replay(Requests.of(0.0, prompts, outputs), law(), engine, concurrency=64)
+    assert float(aside.rate_per_s) == pytest.approx(1500 / served.makespan_s, rel=0.05)
+
+
 def test_lockstep_ranks_are_slower_than_free_ones():
     lengths = Lengths.uniform(600, 120)
     free = steady_state(law(), ENGINE, lengths, rate_per_s=16.0, deployment=Deployment(4))
     tied = steady_state(law(), ENGINE, lengths, rate_per_s=16.0, deployment=Deployment(4, "round_robin", True))
     assert tied.tpot_s > free.tpot_s
     assert tied.most_per_s < free.most_per_s
+
+
+@pytest.mark.parametrize(("batching", "load"), [("mixed", 0.6), ("prefill_first", 0.5)])
+def test_lockstep_ranks_near_the_replay(batching, load):
+    engine = replace(ENGINE, batching=batching)
+    deployment = Deployment(4, "round_robin", True)
+    generator = np.random.default_rng(11)
+    prompts, outputs = generator.integers(300, 900, 3000), generator.integers(100, 300, 3000)
+    lengths = Lengths.of(prompts, outputs)
+    most = float(steady_state(law(), engine, lengths, rate_per_s=1e-6, deployment=deployment).most_per_s)
+    served = replay(Requests.poisson(load * most, prompts, outputs, seed=3), law(), engine, deployment)
+    state = steady_state(law(), engine, lengths, rate_per_s=load * most, deployment=deployment)
+    assert state.tpot_s == pytest.approx(served.tpot_s[300:-300].mean(), rel=0.08)
+    assert state.ttft_s == pytest.approx(served.ttft_s[300:-300].mean(), rel=0.12)
 
 
 def test_bad_loads_are_named():

@@ -9,7 +9,7 @@ import hardware
 import workloads
 from roofline import operator_bound, phase_time, roofline_time
 from tiles.estimator import FEW_ROWS, STACKS, tile_estimator
-from tiles.grouped_gemm import expert_constants, routed_load
+from tiles.grouped_gemm import expert_constants, grouped_gemm_time, routed_load
 from tiles.moe import TILE_M, MoeLayer, moe_time
 from tiles.moe_load import expert_load
 from workloads import Batch, Gemm, Parallelism
@@ -106,3 +106,17 @@ def test_swept_products_take_the_same_candidates_and_have_the_same_derivative():
     np.testing.assert_allclose(total(swept, jnp.asarray(1.0)), total(plain, 1.0), rtol=1e-6)
     slopes = [float(jax.grad(lambda s, e=e: jnp.sum(total(e, s)))(1.0)) for e in (plain, swept)]
     assert slopes[1] == pytest.approx(slopes[0], rel=1e-6)
+
+
+def test_cards_without_measured_experts_take_a_batch_of_products_at_any_number_of_rows():
+    rows, n, k = np.array([64.0, 200.0, 256.0, 1024.0]), 1536.0, 2048.0
+    op = GroupedGemm(tokens=rows * 16.0, experts=128, top_k=8, local_experts=128, n=n, k=k)
+    own = tile_estimator("vllm")
+    for chip, batched in ((hardware.load("rtx_pro_6000"), True), (H100, False)):
+        fused = grouped_gemm_time(op, chip, expert_constants(op, chip, "vllm")[0], layer_share=0.5).total_s
+        # tiles that rows of an expert fill in part as they scatter about their mean
+        ends = [own(Gemm(m=rows + way * np.sqrt(rows), n=n, k=k, batch=128.0), chip).total_s for way in (-1.0, 1.0)]
+        beside = own(Elementwise(elements=128.0 * rows * n, inputs=2, name="silu_mul"), chip).total_s
+        batch = 0.5 * (ends[0] + ends[1]) + beside
+        assert np.all(batch < fused) or not batched
+        np.testing.assert_allclose(own(op, chip).total_s, batch if batched else fused, rtol=1e-6)

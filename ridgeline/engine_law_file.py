@@ -1,0 +1,173 @@
+"""The step law of an engine that a file describes by its model: layout, how tokens go to experts, where weights live.
+
+law = { model = "qwen3-30b-a3b", on = "h100_sxm", tp = 1, dp = 4, ep = 4, context = 2048 }     # context per sequence
+    routing = { kind = "power_law", exponent = 0.8, copies = 32 }    # or random, balanced, proportional; copies of hot experts
+    offload = { tier = "host", resident = 96, policy = "lru", prefetch = 0.5 }                 # experts of a layer on the devices
+    offload = { tier = "cxl", share = 0.25 }                                                   # or a share of every layer streamed
+    dtype = "fp8", kv_dtype = "fp8"                                                            # formats of weights and cache
+    shared_prefix = 1024, adapters = { ... }, speculation = { ... }                            # `ridgeline.technique_table`
+    feed_forward = { on = "h200_sxm", dp = 2, ep = 2, link = "50 GB/s", latency = "5 us", micro_batches = 2 }    # apart
+
+Sequences of a step are those of all data-parallel ranks. A tier may be changed: bandwidth, latency, capacity, sharers.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+import hardware
+import workloads
+from hardware.paths import nearest
+from hardware.quantities import parse_quantity
+from ridgeline.kernel_estimators import chip_estimator
+from ridgeline.technique_table import TECHNIQUES, speculated, technique_rewrite
+from serving.stages import MemoryTier, StepLaw, decode_law, memory_tier
+from workloads import Parallelism
+from workloads.layers import MixtureOfExperts
+
+KEYS = (
+    "model", "on", "tp", "dp", "ep", "context", "dtype", "kv_dtype", "routing", "offload", "feed_forward", *TECHNIQUES,
+)  # fmt: skip
+#: What an engine whose feed-forward networks run apart is not modelled with.
+_NOT_APART = ("kv_dtype", *TECHNIQUES)
+_ROUTING = ("kind", "exponent", "popularity", "run_tokens", "copies")
+_KINDS = ("random", "balanced", "power_law", "proportional")
+_TIER = {"bandwidth": "bytes_per_s", "latency": "s", "capacity": "bytes", "sharers": "count"}
+_OFFLOAD = ("tier", "resident", "policy", "prefetch", "wasted", "share", *_TIER)
+_GROUP = ("on", "tp", "dp", "ep", "link", "latency", "micro_batches")
+
+
+def engine_law(table: dict[str, Any], where: str) -> StepLaw:
+    """Decode steps of the engine that `table` describes; `ValueError` with the field's path below `where`."""
+    from serving import closed_form_law
+    from serving.experts import Group, attention_ffn_law, offloaded_law, routed_estimator
+
+    _known(table, where, KEYS)
+    if "on" not in table:
+        raise ValueError(f"{where}.on: missing; expected a chip beside model")
+    model = workloads.load(table["model"])
+    if not isinstance(model, workloads.TransformerModel):
+        raise ValueError(f"{where}.model: {table['model']!r}; expected a language model")
+    if "dtype" in table:
+        model = model.with_quantisation(table["dtype"])
+    layout, chip, apart = _layout(table, where), hardware.load(table["on"]), table.get("feed_forward")
+    experts = (
+        layout if apart is None else _layout(_known(apart, f"{where}.feed_forward", _GROUP), f"{where}.feed_forward")
+    )
+    estimator = chip_estimator("vllm")
+    if "routing" in table:
+        _mixture(model, f"{where}.routing")
+        routing, placement = _routing(table["routing"], model, int(experts.ep), f"{where}.routing")
+        estimator = routed_estimator(estimator, routing, placement=placement)
+    if apart is None:
+        rewrite, kv_dtype = technique_rewrite(table, where), table.get("kv_dtype", "")
+        law = closed_form_law(model, chip, layout, estimator, kv_dtype=kv_dtype, rewrite=rewrite)
+    else:
+        for key in _NOT_APART:
+            if key in table:
+                raise ValueError(f"{where}.{key}: not modelled beside feed_forward; leave one of them out")
+        other, path = hardware.load(apart["on"]) if "on" in apart else chip, f"{where}.feed_forward"
+        link = other.scale_up
+        if "link" in apart:
+            link = replace(
+                link, bandwidth_bytes_per_s=_number(apart, "link", path, "bytes_per_s", 0.0),
+                latency_s=_number(apart, "latency", path, "s", float("nan")),
+            )  # fmt: skip
+        law = attention_ffn_law(
+            model, Group(chip=chip, parallelism=layout), Group(chip=other, parallelism=experts), link, estimator,
+            micro_batches=int(_number(apart, "micro_batches", path, "count", 1.0)),
+        )  # fmt: skip
+    if "offload" in table:
+        law = offloaded_law(law, _offload(table, model, experts, f"{where}.offload"))
+    return decode_law(speculated(law, table, where), _number(table, "context", where, "count", 1024.0))
+
+
+def _layout(table: dict[str, Any], where: str) -> Parallelism:
+    tp, dp, ep = (int(_number(table, name, where, "count", 1.0)) for name in ("tp", "dp", "ep"))
+    return Parallelism(tp=tp, dp=dp, ep=ep)
+
+
+def _mixture(model: workloads.TransformerModel, where: str) -> MixtureOfExperts:
+    found = next((g.feed_forward for g in model.layers if isinstance(g.feed_forward, MixtureOfExperts)), None)
+    if found is None:
+        raise ValueError(f"{where}: {model.name} has no experts")
+    return found
+
+
+def _routing(table: Any, model: workloads.TransformerModel, ranks: int, where: str):
+    """(routing law, placement or None)."""
+    from serving.experts import (
+        balanced_routing,
+        power_law_routing,
+        proportional_routing,
+        random_routing,
+        replicated_placement,
+    )
+
+    _known(table, where, _ROUTING)
+    kind, experts = table.get("kind", "random"), _mixture(model, where).experts
+    if kind not in _KINDS:
+        raise ValueError(f"{where}.kind: {kind!r} is unknown{nearest(str(kind), _KINDS)} (known: {', '.join(_KINDS)})")
+    run = _number(table, "run_tokens", where, "count", 1.0)
+    try:
+        if kind == "power_law":
+            routing = power_law_routing(experts, _number(table, "exponent", where, "count", 0.8), run_tokens=run)
+        elif kind == "proportional":
+            routing = proportional_routing([float(p) for p in table.get("popularity", ())], run_tokens=run)
+        else:
+            routing = balanced_routing(experts) if kind == "balanced" else random_routing(experts)
+        placement = replicated_placement(routing, ranks, int(table["copies"])) if "copies" in table else None
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{where}.{error}") from None
+    return routing, placement
+
+
+def _offload(table: dict[str, Any], model: workloads.TransformerModel, layout: Parallelism, where: str):
+    from serving.experts import ExpertOffload, LayerOffload, expert_bytes, layer_bytes, random_routing
+
+    own = _known(table["offload"], where, _OFFLOAD)
+    if ("resident" in own) == ("share" in own):
+        raise ValueError(f"{where}: expected exactly one of resident (experts of a layer) and share (of every layer)")
+    tier, ahead = _tier(own, where), _number(own, "prefetch", where, "count", 0.0 if "resident" in own else 1.0)
+    try:
+        if "share" in own:
+            share = _number(own, "share", where, "count", 0.0)
+            return LayerOffload(layer_bytes=layer_bytes(model, layout), share=share, tier=tier, prefetch=ahead)
+        mixture = _mixture(model, where)
+        routing = random_routing(mixture.experts)
+        if "routing" in table:
+            routing = _routing(table["routing"], model, int(layout.ep), f"{where.rpartition('.')[0]}.routing")[0]
+        return ExpertOffload(
+            routing=routing, top_k=float(mixture.top_k), expert_bytes=expert_bytes(model), tier=tier, prefetch=ahead,
+            resident=_number(own, "resident", where, "count", 0.0), ranks=1.0 * layout.ep * layout.expert_tp,
+            wasted=_number(own, "wasted", where, "count", 0.0), policy=str(own.get("policy", "pinned")),
+        )  # fmt: skip
+    except ValueError as error:
+        raise ValueError(f"{where}.{str(error).removeprefix('offload.')}") from None
+
+
+def _tier(table: dict[str, Any], where: str) -> MemoryTier:
+    try:
+        tier = memory_tier(str(table.get("tier", "host")))
+    except ValueError as error:
+        raise ValueError(f"{where}.{error}") from None
+    fields = {"bandwidth": "bandwidth_bytes_per_s", "latency": "latency_s", "capacity": "capacity_bytes"}
+    return tier.replace(
+        **{fields.get(k, k): _number(table, k, where, unit, 0.0) for k, unit in _TIER.items() if k in table}
+    )
+
+
+def _number(table: dict[str, Any], key: str, where: str, unit: str, default: float) -> float:
+    if key not in table:
+        return default
+    if isinstance(table[key], bool | list | dict):
+        raise ValueError(f"{where}.{key}: {table[key]!r}; expected a number")
+    return 0.0 if table[key] == 0 else float(parse_quantity(table[key], unit, f"{where}.{key}"))
+
+
+def _known(given: Any, where: str, known: tuple[str, ...]) -> dict[str, Any]:
+    if not isinstance(given, dict):
+        raise ValueError(f"{where}: {given!r}; expected a table")
+    for name in given:
+        if name not in known:
+            raise ValueError(f"{where}.{name}: unknown{nearest(name, known)} (known: {', '.join(known)})")
+    return given
