@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from serving.implicit_root import increasing_root
 from serving.stages.implicit_fixed_point import fixed_point
 from serving.stages.network import Network, Pool
 from serving.stages.shared_service import MOST_LOAD, PoolState, full_ratio
@@ -35,8 +36,8 @@ from serving.stages.traffic import Flat, Limits, Traffic, pool_sums, stack, traf
 from serving.waiting import normal
 from workloads.numeric import Array, namespace, stop_gradient
 
-#: Rounds of the rate that feeds a line; of limits from those beside them; share of a new round of what buffers do in the next.
-ROUNDS, NEAR_ROUNDS, DAMPING = 30, 15, 0.5
+#: Rounds of limits from those beside them; share of a new round of what buffers do in the next.
+NEAR_ROUNDS, DAMPING = 15, 0.5
 
 
 class Buffered(NamedTuple):
@@ -171,7 +172,9 @@ def held_limits(network: Network, flat: Flat, after: Callable[..., Limits], star
             found = again(found, (network, flat[:6]))
     else:
         first = stop_gradient(xp.concatenate([0.0 * traffic(network, flat).offered] * 2, axis=-1))
-        found = fixed_point(again, first, (network, flat[:6]))
+        # the root inside of a line that blocks is found to 1e-6
+        close = 1e-5 if any(pool.when_full == "block" for pool in network.pools) else 1e-8
+        found = fixed_point(again, first, (network, flat[:6]), close)
     return Limits(found[..., :pools], 1.0 + found[..., pools:])
 
 
@@ -181,12 +184,14 @@ def _blocked(pool: Pool, load: Array, last: Array, spread: Array, places: Array,
     line = pool.buffer + places
     door = inner < 1.0 - 1e-9  # others may stand without a place: no limit to the line
     line = xp.where(door, 1e9, line) + 0.0 * load
-    fed = load
-    for _ in range(ROUNDS):
-        ratio = full_ratio(pool, fed) if pool.kind == "servers" else last
-        fed = 0.5 * fed + 0.5 * xp.minimum(
-            load / xp.maximum(1.0 - queue_law(fed, ratio, spread, line)[0], 1e-3), MOST_LOAD
-        )
+
+    def turned(fed: Array, theta: Any) -> Array:
+        own, asked, last, spread, line = theta
+        ratio = full_ratio(own, fed) if pool.kind == "servers" else last
+        return fed * (1.0 - queue_law(fed, ratio, spread, line)[0]) - asked
+
+    zero = 0.0 * (load + last + spread + line)
+    fed = increasing_root(turned, load + zero, MOST_LOAD + zero, (pool, load + zero, last + zero, spread + zero, line + zero))
     ratio = full_ratio(pool, fed) if pool.kind == "servers" else last
     mass, power, _, mean, short = _law(xp, fed, ratio, spread, line)
     d, _ = _slope(xp, fed, spread)

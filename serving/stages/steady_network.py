@@ -80,10 +80,14 @@ def steady_network(network: Network, *, checked: bool = True) -> SteadyNetwork:
         check_network(network)
     network = answerable(network)
     flat = flatten(network)
-    if all(pool.when_full == "wait" for pool in network.pools):
+    if all(pool.when_full == "wait" or _endless(pool.buffer) for pool in network.pools):
         flows = traffic(network, flat)
         return _answer(network, flat, flows, *_pools(network, flat, flows))
     return _with_buffers(network, flat)
+
+
+def _endless(buffer: Array) -> bool:
+    return not isinstance(buffer, jax.Array) and bool(np.all(np.isinf(buffer)))
 
 
 def answerable(network: Network) -> Network:
