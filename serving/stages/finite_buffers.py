@@ -36,8 +36,8 @@ from serving.stages.traffic import Flat, Limits, Traffic, pool_sums, stack, traf
 from serving.waiting import normal
 from workloads.numeric import Array, namespace, stop_gradient
 
-#: Rounds of limits from those beside them; share of a new round of what buffers do in the next.
-NEAR_ROUNDS, DAMPING = 15, 0.5
+#: Share of a new round of what buffers do in the next.
+DAMPING = 0.5
 
 
 class Buffered(NamedTuple):
@@ -166,15 +166,10 @@ def held_limits(network: Network, flat: Flat, after: Callable[..., Limits], star
         xq = namespace(x, new)
         return (1.0 - DAMPING) * x + DAMPING * xq.concatenate([new.lost, new.stretch - 1.0], axis=-1)
 
-    if start is not None:
-        found = xp.concatenate([start.lost, start.stretch - 1.0], axis=-1)
-        for _ in range(NEAR_ROUNDS):
-            found = again(found, (network, flat[:6]))
-    else:
-        first = stop_gradient(xp.concatenate([0.0 * traffic(network, flat).offered] * 2, axis=-1))
-        # the root inside of a line that blocks is found to 1e-6
-        close = 1e-5 if any(pool.when_full == "block" for pool in network.pools) else 1e-8
-        found = fixed_point(again, first, (network, flat[:6]), close)
+    first = stop_gradient(xp.concatenate([0.0 * traffic(network, flat).offered] * 2, axis=-1))
+    # the root inside of a line that blocks is found to 1e-6
+    close = 1e-5 if any(pool.when_full == "block" for pool in network.pools) else 1e-8
+    found = fixed_point(again, first, (network, flat[:6]), close)
     return Limits(found[..., :pools], 1.0 + found[..., pools:])
 
 

@@ -31,8 +31,8 @@ from serving.stages.slo_routing import assigned
 from serving.stages.traffic import Flat, Limits, Traffic, at_stages, flatten, pool_sums, stack, traffic
 from workloads.numeric import Array, namespace, stop_gradient
 
-#: Steps to the scale of a network that blocks: 0.1 % of it.
-BISECTIONS = 10
+#: Shares of the fluid's scale at which a network that blocks is looked at: linear between them, to 0.5 %.
+SCALES = np.linspace(0.2, 1.0, 33)
 #: Standard normal quantiles of the percentiles given.
 _P50, _P90, _P99 = 0.0, 1.2815515655446004, 2.3263478740408408
 
@@ -124,7 +124,7 @@ def _with_buffers(network: Network, flat: Flat) -> SteadyNetwork:
     answer = _answer(network, flat, flows, visits, states._replace(wait_s=wait, wait_square=square))
     if all(pool.when_full != "block" for pool in network.pools):
         return answer
-    return answer._replace(scale=_held_scale(network, flat, limits))
+    return answer._replace(scale=_held_scale(network, flat))
 
 
 def _limits_after(network: Network, flat: Flat, limits: Limits) -> Limits:
@@ -132,23 +132,23 @@ def _limits_after(network: Network, flat: Flat, limits: Limits) -> Limits:
     return buffered(network, flat, flows, _pools(network, flat, flows, limits)[1], limits).limits
 
 
-def _held_scale(network: Network, flat: Flat, limits: Limits) -> Array:
+def _held_scale(network: Network, flat: Flat) -> Array:
     """Factor on all rates at which a pool is first full of work and of those who keep their place; no derivative."""
-    network, numbers, limits = jax.tree_util.tree_map(stop_gradient, (network, flat[:6], limits))
+    network, numbers = jax.tree_util.tree_map(stop_gradient, (network, flat[:6]))
     flat = flat._replace(**dict(zip(Flat._fields, numbers)))
     xp = namespace(network, flat)
     shed = np.array([pool.when_full == "shed" for pool in network.pools])
     most = xp.max(traffic(network, flat).offered, axis=-1)
-    low, high = 0.0 * most, 1.0 / xp.where(most > 0.0, most, xp.nan)
-
-    for _ in range(BISECTIONS):
-        middle = 0.5 * (low + high)
-        at = flat._replace(entering=flat.entering * middle[..., None])
-        limits = held_limits(network, at, _limits_after, limits)
-        offered = traffic(network, at, limits).offered
-        fits = xp.max(xp.where(shed, 0.0, offered), axis=-1) < 1.0
-        low, high = xp.where(fits, middle, low), xp.where(fits, high, middle)
-    return high
+    fluid = 1.0 / xp.where(most > 0.0, most, xp.nan)
+    factors = fluid * np.reshape(SCALES, (-1, *(1,) * most.ndim))
+    at = flat._replace(entering=flat.entering * factors[..., None])
+    offered = traffic(network, at, held_limits(network, at, _limits_after)).offered
+    full = xp.max(xp.where(shed, 0.0, offered), axis=-1)
+    above = xp.clip(xp.sum(1 * (full < 1.0), axis=0), 1, len(SCALES) - 1)[None]
+    low, high = (xp.take_along_axis(full, i, axis=0)[0] for i in (above - 1, above))
+    first, last = (xp.take_along_axis(factors + 0.0 * full, i, axis=0)[0] for i in (above - 1, above))
+    share = xp.clip((1.0 - low) / xp.maximum(high - low, 1e-12), 0.0, 1.0)
+    return xp.minimum(first + share * (last - first), fluid)
 
 
 def _pools(network: Network, flat: Flat, flows: Traffic, limits: Limits | None = None) -> tuple[Revisits, PoolState]:

