@@ -3,8 +3,9 @@
     python benchmarks/network_dynamics.py [--requests 200000] [--runs 40]
 
 Courses: a step of load through saturation (0.6, 1.3, 0.6 of what the network holds), mean of `--runs` replays from empty: mean
-absolute difference of what is in the network over the mean of it, difference at the peak, and the same without fluctuations. Routers:
-mean end-to-end time, closed form over replay - 1. Buffers: throughput, share lost or passed, and mean time of who is served.
+absolute difference of what is in the network over the mean of it, difference at the peak, and the same without fluctuations.
+Routers: mean end-to-end time, closed form over replay - 1. Buffers: throughput, share lost or passed, and mean time of who is
+served.
 """
 
 import argparse
@@ -41,7 +42,9 @@ def pipelines() -> dict[str, Network]:
     """Networks for a course, their rates 1 per second."""
     slow = linear_law(0.008, 0.0004)
     return {
-        "servers": Network(classes=(one_class(Stage(name="s", pool="p", work=0.5, scv=1.0)),), pools=(Pool(name="p", servers=4.0),)),
+        "servers": Network(
+            classes=(one_class(Stage(name="s", pool="p", work=0.5, scv=1.0)),), pools=(Pool(name="p", servers=4.0),)
+        ),
         "engine": Network(
             classes=(one_class(Stage(name="s", pool="p", work=200.0, scv=1.0)),),
             pools=(Pool(name="p", kind="continuous", servers=2.0, slots=32.0, law=slow),),
@@ -69,7 +72,9 @@ def courses(runs: int) -> pd.DataFrame:
     for name, network in pipelines().items():
         network = network.scaled(float(steady_network(network).scale))
         how = {"duration_s": 240.0, "factors": [0.6, 1.3, 0.6]}
-        seen = np.mean([replay_course(network, steps=120, seed=i, **how).content for i in range(runs)], axis=0).sum(axis=1)
+        seen = np.mean([replay_course(network, steps=120, seed=i, **how).content for i in range(runs)], axis=0).sum(
+            axis=1
+        )
         row = {}
         for fluctuations in (True, False):
             course = network_course(network, steps=480, start="empty", fluctuations=fluctuations, **how)
@@ -131,7 +136,7 @@ def buffers(requests: int) -> pd.DataFrame:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Courses, routers, buffers against the replay.")
     parser.add_argument("--requests", type=int, default=200_000)
     parser.add_argument("--runs", type=int, default=40)
     arguments = parser.parse_args()

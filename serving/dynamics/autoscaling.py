@@ -19,7 +19,8 @@ import jax
 import numpy as np
 
 from composition.argument_checks import check_number
-from serving.dynamics.course import Course, NetworkCourse, Seen, again_waiting, chosen, prepared, reported, step
+from serving.dynamics.course import Course, NetworkCourse, chosen, prepared, reported
+from serving.dynamics.fluid_step import Seen, again_waiting, step
 from serving.dynamics.replica_loss import ReplicaLoss, loss_schedule
 from serving.stages.network import Network
 from serving.stages.traffic import flatten, pool_rate, pool_sums, traffic

@@ -21,7 +21,8 @@ differ count as many servers as do what all can. Where only a share f may choose
 **Prefix.** A share h (1 - o) finds its prefix, where o is the loss of a buffer of `overflow` (`serving.stages.finite_buffers`).
 One pool behind a router is that pool, exactly.
 
-Errors against the replay: `python benchmarks/network_dynamics.py`.
+Mean time against the replay at loads of 0.5 and 0.85 (`python benchmarks/network_dynamics.py`): random 3 %, in turn 10 %, shortest
+queue 11 %, least work 16 % (too fast: two servers behind one choice are no line of all), prefix 2 to 17 %.
 """
 
 from dataclasses import replace

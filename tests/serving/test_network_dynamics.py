@@ -1,4 +1,4 @@
-"""Stage networks in time, full buffers and routers: limits that are simpler models exactly, queues with known answers, the replay."""
+"""Stage networks in time, full buffers, routers: limits that are simpler models exactly, known queues, the replay."""
 
 from dataclasses import replace
 
@@ -29,7 +29,10 @@ from serving.stages import (
 def queue(rate: float, *, servers: float = 1.0, pool: str = "p", scv: float = 1.0, **how) -> Network:
     """Requests of one exponential second for some servers."""
     stage = Stage(name="s", pool=pool, scv=scv)
-    return Network(classes=(RequestClass(name="a", rate_per_s=rate, stages=(stage,)),), pools=(Pool(name="p", servers=servers, **how),))
+    return Network(
+        classes=(RequestClass(name="a", rate_per_s=rate, stages=(stage,)),),
+        pools=(Pool(name="p", servers=servers, **how),),
+    )
 
 
 def tandem(rate: float, room: float, when: str) -> Network:
@@ -91,11 +94,13 @@ def test_overload_passes_what_the_steady_state_says(network):
     assert grown[j] == pytest.approx(float(state.growth_per_s[j]), rel=2e-3)
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(st.lists(st.just(0.0) | st.floats(0.05, 2.0), min_size=1, max_size=4), st.integers(5, 60), st.booleans())
 def test_nobody_is_lost_or_made(factors, steps, fluctuations):
     net = queue(3.0, servers=4.0)
-    course = network_course(net, duration_s=60.0, steps=steps, factors=factors, start="empty", fluctuations=fluctuations)
+    course = network_course(
+        net, duration_s=60.0, steps=steps, factors=factors, start="empty", fluctuations=fluctuations
+    )
     came = course.rate_per_s[1:].sum() * 60.0 / steps
     assert came == pytest.approx(3.0 * 60.0 * np.mean(factors), abs=1e-9)
     assert came == pytest.approx(float(course.served.sum() + course.content[-1].sum()), rel=1e-9, abs=1e-9)
@@ -112,7 +117,9 @@ def test_a_step_of_load_as_the_replay_sees_it():
 def test_a_course_has_a_gradient():
     def peak(work):
         net = queue(1.0).replace("classes.a.stages.s.work", work)
-        course = network_course(net, duration_s=40.0, steps=20, factors=[0.5, 1.5, 0.5, 0.5], start="empty", fluctuations=False)
+        course = network_course(
+            net, duration_s=40.0, steps=20, factors=[0.5, 1.5, 0.5, 0.5], start="empty", fluctuations=False
+        )
         return course.waiting.sum()
 
     slope = (peak(0.9 + 1e-5) - peak(0.9 - 1e-5)) / 2e-5
@@ -120,7 +127,7 @@ def test_a_course_has_a_gradient():
     assert float(found) == pytest.approx(slope, rel=1e-3)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(st.floats(0.3, 2.5), st.integers(1, 5), st.integers(0, 20))
 def test_a_buffer_that_sheds_is_an_erlang_loss_queue(load, servers, room):
     n = np.arange(1, servers + room + 1)
@@ -128,7 +135,9 @@ def test_a_buffer_that_sheds_is_an_erlang_loss_queue(load, servers, room):
     weight /= weight.sum()
     state = steady_network(queue(load * servers, servers=float(servers), buffer=float(room), when_full="shed"))
     assert float(state.lost_per_s[0]) == pytest.approx(load * servers * weight[-1], rel=1e-6)
-    assert float(state.queue[0]) == pytest.approx(float(weight[servers:] @ np.arange(room + 1)) / (1.0 - weight[-1]), rel=1e-5, abs=1e-9)
+    assert float(state.queue[0]) == pytest.approx(
+        float(weight[servers:] @ np.arange(room + 1)) / (1.0 - weight[-1]), rel=1e-5, abs=1e-9
+    )
 
 
 def test_two_servers_in_a_row_block_each_other():
@@ -250,7 +259,9 @@ def test_loss_of_a_replica():
     assert worse.goodput_share[0] < some.goodput_share[0] < 1.0
     assert worse.e2e_p99_s[0] > some.e2e_p99_s[0]
     assert 120.0 < worse.recovered_s < 300.0
-    assert worse.course.served[0] + worse.course.content[-1].sum() == pytest.approx(4.0 * 300.0 + worse.course.content[0].sum())
+    assert worse.course.served[0] + worse.course.content[-1].sum() == pytest.approx(
+        4.0 * 300.0 + worse.course.content[0].sum()
+    )
 
 
 @pytest.mark.parametrize(
