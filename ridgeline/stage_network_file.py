@@ -240,7 +240,7 @@ def _search(table: Any, where: str) -> StepLaw:
         return search_law(kinds[kind](**given), device)
     except TypeError as error:
         raise ValueError(f"{where}: {str(error).partition(') ')[2] or error}") from None
-    except ValueError as error:
+    except (ValueError, ArithmeticError) as error:
         raise ValueError(f"{where}: {error}") from None
 
 

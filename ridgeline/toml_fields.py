@@ -54,7 +54,7 @@ def field(path: str) -> Iterator[None]:
     """What the body makes of the value at `path` fails with that path."""
     try:
         yield
-    except (ValueError, TypeError, AttributeError, OverflowError) as error:
+    except (ValueError, TypeError, AttributeError, ArithmeticError) as error:
         message = str(error)
         raise ValueError(message if message.startswith(path) else f"{path}: {message}") from None
 
