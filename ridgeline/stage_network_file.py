@@ -18,6 +18,20 @@ power = { idle = "100 W", active = "600 W", devices = 1, clock_share = 0.4 }
 kind = "link"
 bandwidth = "50 GB/s"
 latency = "5 us"
+[pools.spare]                   # a second generation of the same
+kind = "continuous"
+slots = 64
+law = { fixed = "12 ms", item = "60 us" }
+buffer = 100                    # requests that may wait there; what comes then: wait, block (stay upstream) or shed (be lost)
+when_full = "shed"
+autoscale = { least = 1, most = 8, target = 0.7, period = "15 s", start_up = "60 s", cooldown = "120 s" }
+failure = { at = "300 s", repair = "120 s", count = 1 }
+[routers.either]                # stages may name it as their pool
+pools = ["gpu", "spare"]
+policy = "least_work"           # or random, round_robin, shortest_queue, prefix, slo, user
+[arrivals]                      # rates over time: factors of all rates, or of a class by name, between times
+edges = ["0 s", "300 s", "420 s", "900 s"]
+factors = [0.6, 1.4, 0.6]
 [classes.chat]
 rate = 20.0
 slo = { e2e_p99 = "10 s" }
@@ -38,8 +52,14 @@ from typing import Any
 
 import hardware
 from hardware.paths import nearest
-from hardware.quantities import parse_quantity
 from ridgeline.engine_law_file import engine_law
+from ridgeline.stage_network_changes import Changes, read_changes
+from ridgeline.toml_fields import check_keys as _known
+from ridgeline.toml_fields import choice as _choice
+from ridgeline.toml_fields import field as _field
+from ridgeline.toml_fields import number as _number
+from ridgeline.toml_fields import numbers as _numbers
+from ridgeline.toml_fields import table as _table
 from ridgeline.toml_file import read_toml
 from serving.stages import (
     END,
@@ -49,6 +69,7 @@ from serving.stages import (
     Network,
     Pool,
     RequestClass,
+    Router,
     Stage,
     StepLaw,
     accelerator_device,
@@ -58,26 +79,31 @@ from serving.stages import (
     roofline_law,
     search_law,
 )
-from serving.stages.network import KINDS
+from serving.stages.network import KINDS, POLICIES, WHEN_FULL
 
 #: Times that a class may be promised, as fields of `SteadyNetwork` without their unit.
 PROMISES = ("e2e", "e2e_p50", "e2e_p90", "e2e_p99")
-_POOL = ("kind", "servers", "slots", "law", "search", "bandwidth", "latency", "buffer", "power")
+_POOL = (
+    "kind", "servers", "slots", "law", "search", "bandwidth", "latency", "buffer", "when_full", "power", "autoscale", "failure",
+)  # fmt: skip
+_ROUTER = ("pools", "policy", "shares", "hit_rate", "hit_work", "overflow", "cost", "limits")
 _CLASS = ("rate", "burstiness", "stages", "slo", "tokens")
 _STAGE = ("pool", "work", "scv", "weight", "next")
+_UNITS = {"servers": "s", "delay": "s", "link": "bytes"}
 _POWER = ("idle", "active", "standby", "devices", "spare", "clock_share")
 
 
 @dataclass(frozen=True)
 class NetworkFile:
     """What a file asks: the network, seconds promised per class (`slo["chat"]["e2e_p99"]`), power of pools by name, tokens of a
-    request of each class."""
+    request of each class, what changes in time."""
 
     name: str
     network: Network
     slo: dict[str, dict[str, float]]
     power: dict[str, DevicePower]
     tokens: dict[str, float]
+    changes: Changes
 
 
 def read_network(path: str | Path) -> NetworkFile:
@@ -86,16 +112,19 @@ def read_network(path: str | Path) -> NetworkFile:
     text = read_toml(path)
     try:
         return _network(text, path.stem)
-    except (ValueError, TypeError, AttributeError, OverflowError) as error:
-        # Values of another type than a field takes end in whatever the model they reach makes of them.
+    except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
 
 def _network(text: dict[str, Any], stem: str) -> NetworkFile:
-    _known("", text, ("name", "pools", "classes"))
+    _known("", text, ("name", "pools", "routers", "arrivals", "classes"))
     pools = {name: _pool(table, name) for name, table in _table(text, "pools", "").items()}
-    classes = {name: _class(table, name, pools) for name, table in _table(text, "classes", "").items()}
-    network = check_network(Network(classes=tuple(classes.values()), pools=tuple(pools.values())))
+    routers = {name: _router(table, name) for name, table in _table(text, "routers", "").items()}
+    units = {name: _UNITS.get(pool.kind, "count") for name, pool in pools.items()}
+    units |= {name: units.get(next(iter(router.pools), ""), "count") for name, router in routers.items()}
+    classes = {name: _class(table, name, units) for name, table in _table(text, "classes", "").items()}
+    network = Network(classes=tuple(classes.values()), pools=tuple(pools.values()), routers=tuple(routers.values()))
+    check_network(network)
     asked = text.get("classes", {})
     return NetworkFile(
         str(text.get("name", stem)),
@@ -103,15 +132,14 @@ def _network(text: dict[str, Any], stem: str) -> NetworkFile:
         {name: _promises(table, name) for name, table in asked.items()},
         {name: _power(table["power"], name) for name, table in text["pools"].items() if "power" in table},
         {name: _number(table, "tokens", f"classes.{name}", "count", 1.0) for name, table in asked.items()},
+        read_changes(text, list(classes)),
     )
 
 
 def _pool(table: Any, name: str) -> Pool:
     where = f"pools.{name}"
     _known(f"{where}.", table, _POOL)
-    kind = table.get("kind", "servers")
-    if kind not in KINDS:
-        raise ValueError(f"{where}.kind: {kind!r} is unknown{nearest(str(kind), KINDS)} (known: {', '.join(KINDS)})")
+    kind = _choice(table, "kind", where, KINDS, "servers")
     needed = {"link": ("bandwidth",), "batch": ("slots",), "continuous": ("slots",)}.get(kind, ())
     for key in needed:
         if key not in table:
@@ -124,6 +152,7 @@ def _pool(table: Any, name: str) -> Pool:
         bandwidth_bytes_per_s=_number(table, "bandwidth", where, "bytes_per_s", 1.0),
         latency_s=_number(table, "latency", where, "s", 0.0),
         buffer=_number(table, "buffer", where, "count", float("inf")),
+        when_full=_choice(table, "when_full", where, WHEN_FULL, "wait"),
     )
     if kind in ("batch", "continuous"):
         if ("law" in table) == ("search" in table):
@@ -136,16 +165,34 @@ def _pool(table: Any, name: str) -> Pool:
     return pool
 
 
+def _router(table: Any, name: str) -> Router:
+    where = f"routers.{name}"
+    _known(f"{where}.", table, _ROUTER)
+    pools = table.get("pools", [])
+    if not isinstance(pools, list) or not all(isinstance(pool, str) for pool in pools):
+        raise ValueError(f"{where}.pools: {pools!r}; expected a list of pools")
+    limits = _table(table, "limits", f"{where}.")
+    return Router(
+        name=name,
+        policy=_choice(table, "policy", where, POLICIES, "random"),
+        pools=tuple(pools),
+        shares=tuple(_numbers(table, "shares", where, "count")),
+        hit_rate=_number(table, "hit_rate", where, "count", 0.0),
+        hit_work=_number(table, "hit_work", where, "count", 1.0),
+        overflow=_number(table, "overflow", where, "count", float("inf")),
+        cost=tuple(_numbers(table, "cost", where, "count")),
+        limits_s={key: _number(limits, key, f"{where}.limits", "s", 0.0) for key in limits},
+    )
+
+
 def _law(table: Any, where: str) -> StepLaw:
     if isinstance(table, dict) and "model" in table:
         return engine_law(table, where)
     _known(f"{where}.", table, ("fixed", "item", "pass", "knots", "seconds", "model"))
     if "knots" in table or "seconds" in table:
-        knots, seconds = (
-            tuple(float(parse_quantity(v, unit, f"{where}.{key}")) for v in table.get(key, ()))
-            for key, unit in (("knots", "count"), ("seconds", "s"))
+        return StepLaw(
+            *(tuple(_numbers(table, key, where, unit)) for key, unit in (("knots", "count"), ("seconds", "s")))
         )
-        return StepLaw(knots, seconds)
     fixed, item = _number(table, "fixed", where, "s", 0.0), _number(table, "item", where, "s", 0.0)
     if "pass" not in table:
         return linear_law(fixed, item)
@@ -156,18 +203,17 @@ def _law(table: Any, where: str) -> StepLaw:
 
 def _search(table: Any, where: str) -> StepLaw:
     kinds: dict[str, Any] = {"ivf_pq": IvfPq, "hnsw": Hnsw}
-    kind = table.get("kind") if isinstance(table, dict) else None
-    if kind not in kinds:
-        raise ValueError(f"{where}.kind: {kind!r} is unknown{nearest(str(kind), kinds)} (known: {', '.join(kinds)})")
+    kind = _choice(table if isinstance(table, dict) else {}, "kind", where, tuple(kinds), "")
     names = [f.name for f in fields(kinds[kind])]
     _known(f"{where}.", table, ("kind", "on", "cores", *names))
     if ("on" in table) == ("cores" in table):
         raise ValueError(f"{where}: expected exactly one of on (a chip) and cores (of a processor)")
-    device = (
-        accelerator_device(hardware.load(table["on"]))
-        if "on" in table
-        else cpu_device(_number(table, "cores", where, "count", 1.0))
-    )
+    with _field(f"{where}.{'on' if 'on' in table else 'cores'}"):
+        device = (
+            accelerator_device(hardware.load(table["on"]))
+            if "on" in table
+            else cpu_device(_number(table, "cores", where, "count", 1.0))
+        )
     given = {n: _number(table, n, where, "count", 0.0) for n in names if n in table and n != "residual"}
     if "residual" in table:
         given["residual"] = bool(table["residual"])
@@ -175,11 +221,11 @@ def _search(table: Any, where: str) -> StepLaw:
         return search_law(kinds[kind](**given), device)
     except TypeError as error:
         raise ValueError(f"{where}: {str(error).partition(') ')[2] or error}") from None
-    except ValueError as error:
+    except (ValueError, ArithmeticError) as error:
         raise ValueError(f"{where}: {error}") from None
 
 
-def _class(table: Any, name: str, pools: dict[str, Pool]) -> RequestClass:
+def _class(table: Any, name: str, pools: dict[str, str]) -> RequestClass:
     where = f"classes.{name}"
     _known(f"{where}.", table, _CLASS)
     stages = _table(table, "stages", f"{where}.")
@@ -197,13 +243,12 @@ def _class(table: Any, name: str, pools: dict[str, Pool]) -> RequestClass:
     )
 
 
-def _stage(table: Any, name: str, following: str, pools: dict[str, Pool], where: str) -> Stage:
+def _stage(table: Any, name: str, following: str, pools: dict[str, str], where: str) -> Stage:
     _known(f"{where}.", table, _STAGE)
     pool = table.get("pool", "")
-    if pool not in pools:
+    if not isinstance(pool, str) or pool not in pools:
         known = f"{nearest(str(pool), pools)} (known: {', '.join(pools)})"
         raise ValueError(f"{where}.pool: {pool!r} is no pool{known}" if pool else f"{where}.pool: missing{known}")
-    unit = {"servers": "s", "delay": "s", "link": "bytes"}.get(pools[pool].kind, "count")
     after = table.get("next", following)
     after = {after: 1.0} if isinstance(after, str) else after
     if not isinstance(after, dict):
@@ -211,7 +256,7 @@ def _stage(table: Any, name: str, following: str, pools: dict[str, Pool], where:
     return Stage(
         name=name,
         pool=pool,
-        work=_number(table, "work", where, unit, 1.0),
+        work=_number(table, "work", where, pools[pool], 1.0),
         scv=_number(table, "scv", where, "count", 0.0),
         weight=_number(table, "weight", where, "count", 1.0),
         next={key: _number(after, key, f"{where}.next", "count", 0.0) for key in after},
@@ -238,28 +283,3 @@ def _power(table: Any, name: str) -> DevicePower:
         spare=_number(table, "spare", where, "count", 0.0),
         clock_share=_number(table, "clock_share", where, "count", 0.5),
     )
-
-
-def _number(table: dict[str, Any], key: str, where: str, unit: str, default: float) -> float:
-    if key not in table:
-        return default
-    if isinstance(table[key], bool | list | dict):
-        raise ValueError(f"{where}.{key}: {table[key]!r}; expected a number")
-    if table[key] == 0:
-        return 0.0
-    return float(parse_quantity(table[key], unit, f"{where}.{key}"))
-
-
-def _table(text: dict[str, Any], name: str, where: str) -> dict[str, Any]:
-    found = text.get(name, {})
-    if not isinstance(found, dict):
-        raise ValueError(f"{where}{name}: {found!r}; expected a table")
-    return found
-
-
-def _known(where: str, given: Any, known: tuple[str, ...]) -> None:
-    if not isinstance(given, dict):
-        raise ValueError(f"{where.rstrip('.')}: {given!r}; expected a table")
-    for name in given:
-        if name not in known:
-            raise ValueError(f"{where}{name}: unknown{nearest(name, known)} (known: {', '.join(known)})")

@@ -1,9 +1,11 @@
-"""`ridgeline serve network`: a network of stages from a TOML file, in closed form and, if asked, replayed."""
+"""`ridgeline serve network`: a network of stages from a TOML file, in closed form and, if asked, replayed or in time."""
 
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from ridgeline.cli import serve_course
 
 
 def network(
@@ -13,7 +15,11 @@ def network(
     replay: Annotated[int | None, typer.Option(help="Replay so many requests beside the closed form.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the replay.")] = 0,
     elasticities: Annotated[int, typer.Option(help="Show so many numbers that matter most to the first class.")] = 0,
-    plot: Annotated[Path | None, typer.Option(help="Write the network with its queues to this picture.")] = None,
+    transient: Annotated[
+        float | None,
+        typer.Option(help="Seconds of a course in time instead: arrivals, autoscaling, failures of the file."),
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(help="Write the network, or its course, to this picture.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON (SI units) instead of tables.")] = False,
 ) -> None:
     """Times, queues, the bottleneck and the energy of a network of stages."""
@@ -23,13 +29,19 @@ def network(
 
     from ridgeline.cli.files import PICTURES, check_target
     from ridgeline.stage_network_file import read_network
-    from serving.stages import check_stable, network_secants, replay_network, steady_network
+    from serving.stages import answerable, check_stable, network_secants, replay_network, steady_network
 
     check_target("--plot", plot, PICTURES)
     if not 0.0 < scale < float("inf"):
         raise ValueError(f"--scale: {scale!r}; expected a number above 0")
     found = read_network(file)
     asked = found.network.scaled(scale)
+    if transient is not None:
+        try:
+            serve_course.show(found, asked, transient, plot, json)
+        except ValueError as error:
+            raise ValueError(f"{file}: {error}") from None
+        return
     state = steady_network(asked)
     if not overload:
         try:
@@ -39,6 +51,7 @@ def network(
     seen = None if replay is None else replay_network(asked, replay, seed=seed)
     matters = network_secants(asked) if elasticities > 0 and bool(state.stable) else {}
     matters = dict(list(matters.items())[:elasticities])
+    asked = answerable(asked)
     if plot is not None:
         _picture(asked, state, plot)
     if json:
@@ -66,6 +79,7 @@ def as_json(
             k += 1
         classes[c.name] = {
             "rate_per_s": float(c.rate_per_s), "throughput_per_s": _finite(state.throughput_per_s[i]),
+            "lost_per_s": _finite(state.lost_per_s[i]),
             **{f"{name}_s": _finite(getattr(state, f"{name}_s")[i]) for name in ("e2e", "e2e_p50", "e2e_p90", "e2e_p99")},
             "slo": {name: _promise(state, name, limit, i) for name, limit in found.slo[c.name].items()},
             "replayed": None if seen is None else {

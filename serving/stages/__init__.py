@@ -1,7 +1,7 @@
 """Stage networks: requests that walk through stages on pools of devices, in closed form and replayed event by event.
 
-Lives here: networks, their traffic and waiting lines, their replay, vector search, memory tiers and power as laws of a stage.
-Not here: how one engine schedules prefill and decode (serving) and how long a kernel takes.
+Lives here: networks, their traffic, waiting lines, buffers and routers, their replay, vector search, memory tiers and power as
+laws of a stage. Not here: how one engine schedules prefill and decode (serving) and how long a kernel takes.
 """
 
 from serving.stages.elasticity import network_elasticities, network_secants
@@ -25,10 +25,11 @@ from serving.stages.memory_tiers import (
     retrieval_stages,
     tier_traffic,
 )
-from serving.stages.network import END, Network, Pool, RequestClass, Stage, chain, check_network
-from serving.stages.replay_network import NetworkReplay, replay_network
+from serving.stages.network import END, Network, Pool, RequestClass, Router, Stage, chain, check_network
+from serving.stages.replay_network import NetworkReplay, ReplayedCourse, replay_course, replay_network
+from serving.stages.routers import without_routers
 from serving.stages.statements import backpressure, check_stable
-from serving.stages.steady_network import SteadyNetwork, steady_network
+from serving.stages.steady_network import SteadyNetwork, answerable, steady_network
 from serving.stages.step_law import StepLaw, decode_law, law_time, linear_law, reachable_law, roofline_law
 from serving.stages.vector_search import (
     Hnsw,
@@ -54,7 +55,9 @@ __all__ = [
     "NetworkEnergy",
     "NetworkReplay",
     "Pool",
+    "ReplayedCourse",
     "RequestClass",
+    "Router",
     "SearchDevice",
     "SearchTime",
     "Stage",
@@ -62,6 +65,7 @@ __all__ = [
     "StepLaw",
     "TierTraffic",
     "accelerator_device",
+    "answerable",
     "at_clock",
     "backpressure",
     "break_even_tokens_per_s",
@@ -82,6 +86,7 @@ __all__ = [
     "network_secants",
     "pool_devices",
     "reachable_law",
+    "replay_course",
     "replay_network",
     "retrieval_stages",
     "roofline_law",
@@ -91,4 +96,5 @@ __all__ = [
     "steady_network",
     "tier_traffic",
     "usual_machine",
+    "without_routers",
 ]

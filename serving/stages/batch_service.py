@@ -61,7 +61,7 @@ def batch_state(
     return PoolState(
         xp.where(stuck, xp.inf, rest + behind), xp.where(stuck, xp.inf, square), served / weight,
         law_slope(law, seen * weight), flow * served, seen, rest,
-        0.0 * rest, busy,
+        0.0 * rest, busy, 0.0 * rest, 0.0 * rest,
     )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ H = (I - Q)^-1 (P - Q). With q_k the share of stage k in what comes to its pool,
     leaving     d_k = (1 - u^2) c_k + u^2 (q_k s + (1 - 2 q_k) c_k + q_k I),   s = 1 + (max(c_T^2, 0.2) - 1) / sqrt(m)   servers
                                                                               s = 1                           link, continuous
                 d_k = c_k                                        delay, batch: what comes in goes out, only later
-    on a path   1 - H_kl + H_kl d_k
+    on a path   1 - H_kl + H_kl d_k        drawn at random;   H_kl d_k   in turn;   d_k   to a common line  (`Stage.split`)
     arriving    c_l = mean over the flows that meet there
 
 A busy server gives its stream the rhythm of its services; the order, hence the mix of stages, stays that of the arrivals.
@@ -43,11 +43,17 @@ def burstiness(network: Network, flat: Flat, flows: Traffic, visits: Revisits, m
     size = len(pool_of)
     same = pool_of[:, None] == pool_of[None, :]
     fresh, onward = visits.fresh, visits.onward
-    moving = xp.swapaxes(fresh[..., None] * onward, -1, -2)  # [..., to, from]
+    sent = fresh * at_stages(flat, flows.passed)
+    moving = xp.swapaxes(sent[..., None] * onward, -1, -2)  # [..., to, from]
     arriving = xp.where(fresh > 0.0, fresh, 1.0)
     source = moving / arriving[..., None]
     outside = flat.entering / arriving
     path = xp.swapaxes(onward, -1, -2)
+    splits = np.array([s.split for c in network.classes for s in c.stages])
+    drawn, spread = 1.0 - path, path
+    if np.any(splits != "random"):  # every n-th keeps the rhythm; a common line has that of all
+        drawn = xp.where(splits == "random", drawn, 0.0)
+        spread = xp.where(splits == "together", 1.0, path)
     whole = at_stages(flat, pool_sums(xp, flat, fresh, pools))
     q = fresh / xp.where(whole > 0.0, whole, 1.0)
     square, served = _services(xp, network, flows, visits)
@@ -57,14 +63,14 @@ def burstiness(network: Network, flat: Flat, flows: Traffic, visits: Revisits, m
     mix = (u2 * q)[..., :, None] * q[..., None, :] * same
     leaving = own[..., :, None] * np.eye(size) + mix
     constant = outside * flat.burstiness[..., flat.class_of] + xp.sum(
-        source * (1.0 - path + path * (u2 * q * s)[..., None, :]), axis=-1
+        source * (drawn + spread * (u2 * q * s)[..., None, :]), axis=-1
     )
-    system = xp.eye(size) - xp.matmul(source * path, leaving)
+    system = xp.eye(size) - xp.matmul(source * spread, leaving)
     per_stage = solved(system, constant)
     total = pool_sums(xp, flat, fresh, pools)
     dispersion = pool_sums(xp, flat, fresh * per_stage, pools) / xp.where(total > 0.0, total, 1.0)
     dispersion = xp.where(total > 0.0, xp.maximum(dispersion, 0.0), 1.0)
-    return Burstiness(dispersion, _clumps(xp, network, flat, visits, made(dispersion)))
+    return Burstiness(dispersion, _clumps(xp, network, flat, visits, sent, made(dispersion)))
 
 
 def _services(xp: Any, network: Network, flows: Traffic, visits: Revisits) -> tuple[Array, Array]:
@@ -81,10 +87,10 @@ def _services(xp: Any, network: Network, flows: Traffic, visits: Revisits) -> tu
     return stack(xp, squares), stack(xp, served)
 
 
-def _clumps(xp: Any, network: Network, flat: Flat, visits: Revisits, made: Array) -> Array:
+def _clumps(xp: Any, network: Network, flat: Flat, visits: Revisits, sent: Array, made: Array) -> Array:
     pools = len(network.pools)
     member = np.eye(pools)[flat.pool_of]
-    moving = visits.fresh[..., None] * visits.onward
+    moving = sent[..., None] * visits.onward
     between = xp.swapaxes(xp.matmul(member.T, xp.matmul(moving, member)), -1, -2)  # [..., to, from]
     came = pool_sums(xp, flat, visits.fresh, pools)
     came = xp.where(came > 0.0, came, 1.0)

@@ -16,7 +16,7 @@ from serving.stages.network import END, Network, check_network
 from serving.stages.steady_network import SteadyNetwork, steady_network
 from workloads.numeric import Array
 
-_COUNTS = ("servers", "slots", "buffer")
+_COUNTS = ("servers", "slots", "buffer", "line")
 
 
 def network_elasticities(

@@ -20,23 +20,24 @@ from workloads.numeric import Array, namespace
 ITERATIONS, TOLERANCE = 200, 1e-10
 
 
-def fixed_point(f: Callable[..., Array], start: Array, theta: Any) -> Array:
-    """x [..., n] with x = f(x, theta), f acting on each configuration by itself, from `start` [..., n] of its final shape."""
+def fixed_point(f: Callable[..., Array], start: Array, theta: Any, tolerance: float = TOLERANCE) -> Array:
+    """x [..., n] with x = f(x, theta), f acting on each configuration by itself, from `start` [..., n] of its final shape, until no
+    x changes by more than its share `tolerance`."""
     if namespace(start, theta) is np:
         x = start
         for _ in range(ITERATIONS):
             before, x = x, f(x, theta)
-            if np.all(np.abs(x - before) <= TOLERANCE * np.abs(x)):
+            if np.all(np.abs(x - before) <= tolerance * np.abs(x)):
                 break
         return x
-    return _fixed(f, jax.lax.stop_gradient(start), theta)
+    return _fixed(f, tolerance, jax.lax.stop_gradient(start), theta)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _fixed(f, start, theta):
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _fixed(f, tolerance, start, theta):
     def going(state):
         count, before, x = state
-        return (count < ITERATIONS) & ~jnp.all(jnp.abs(x - before) <= TOLERANCE * jnp.abs(x))
+        return (count < ITERATIONS) & ~jnp.all(jnp.abs(x - before) <= tolerance * jnp.abs(x))
 
     def body(state):
         count, _, x = state
@@ -46,9 +47,9 @@ def _fixed(f, start, theta):
 
 
 @_fixed.defjvp
-def _fixed_jvp(f, primals, tangents):
+def _fixed_jvp(f, tolerance, primals, tangents):
     start, theta = primals
-    x = _fixed(f, start, theta)
+    x = _fixed(f, tolerance, start, theta)
     size = x.shape[-1]
     _, along = jax.linearize(lambda y: f(y, theta), x)
     columns = [along(jnp.broadcast_to(jnp.eye(size)[i], x.shape)) for i in range(size)]

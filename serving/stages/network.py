@@ -27,6 +27,10 @@ from serving.stages.step_law import StepLaw, check_law, extended
 from workloads.numeric import Array, namespace
 
 KINDS = ("delay", "servers", "link", "batch", "continuous")
+#: What becomes of a request that comes to a full buffer.
+WHEN_FULL = ("wait", "block", "shed")
+#: How a router chooses.
+POLICIES = ("random", "round_robin", "shortest_queue", "least_work", "prefix", "slo", "user")
 #: Where a request goes that leaves.
 END = "end"
 
@@ -35,7 +39,9 @@ END = "end"
 @dataclass(frozen=True, kw_only=True)
 class Pool:
     """Devices that stages share, see the module. `law`: step time of a batch or continuous pool. `buffer`: requests that
-    may wait before those upstream must stop sending (a statement of `SteadyNetwork.backpressure`; nothing is refused)."""
+    may wait. `when_full`, what becomes of one that comes then: "wait" (it waits all the same; `backpressure` says when), "block"
+    (it stays where it was, in the way of what comes behind it) or "shed" (it is lost), see `serving.stages.finite_buffers`.
+    `line`: times its servers that wait in one line with them (what a router makes of it)."""
 
     name: str = static("")
     kind: str = static("servers")
@@ -45,19 +51,23 @@ class Pool:
     bandwidth_bytes_per_s: Array = 1.0
     latency_s: Array = 0.0
     buffer: Array = float("inf")
+    when_full: str = static("wait")
+    line: Array = 1.0
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, kw_only=True)
 class Stage:
     """One visit of a request to a pool: mean `work` in the pool's unit with squared coefficient of variation `scv` (0 fixed,
-    1 exponential; gamma between and beyond), `weight` in the law of a batch, probabilities of what is `next` (sum 1)."""
+    1 exponential; gamma between and beyond), `weight` in the law of a batch, probabilities of what is `next` (sum 1).
+    `split`: how evenly its requests go there, see `serving.stages.routers`."""
 
     name: str = static("")
     pool: str = static("")
     work: Array = 1.0
     scv: Array = 0.0
     weight: Array = 1.0
+    split: str = static("random")
     next: dict[str, Array] = field(default_factory=lambda: {END: 1.0})
 
 
@@ -75,11 +85,34 @@ class RequestClass:
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, kw_only=True)
+class Router:
+    """Sends what comes to the stages on it (`Stage.pool` names it) to one of `pools`, all of one kind, by `policy`; see
+    `serving.stages.routers`. `shares`: of the pools (none: by what each can do). Policy "prefix": a share `hit_rate` has its prefix
+    on one of the pools, where `hit_work` of the work is left; it goes elsewhere when `overflow` wait there. Policy "slo":
+    `limits_s` of mean time in the stage for each class, by name, on the cheapest pool by `cost`; `class_shares`: of the pools for
+    a class by name, before `shares`."""
+
+    name: str = static("")
+    policy: str = static("random")
+    pools: tuple[str, ...] = static(())
+    shares: tuple[Array, ...] = ()
+    hit_rate: Array = 0.0
+    hit_work: Array = 1.0
+    overflow: Array = float("inf")
+    limits_s: dict[str, Array] = field(default_factory=dict)
+    cost: tuple[Array, ...] = ()
+    class_shares: dict[str, tuple[Array, ...]] = field(default_factory=dict)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True)
 class Network:
-    """Request classes on pools. `replace("pools.gpu.slots", 64)` changes a number or puts an array in its place."""
+    """Request classes on pools, some behind routers. `replace("pools.gpu.slots", 64)` changes a number or puts an array in its
+    place."""
 
     classes: tuple[RequestClass, ...] = ()
     pools: tuple[Pool, ...] = ()
+    routers: tuple[Router, ...] = ()
 
     def replace(self, path: str, value: Any) -> "Network":
         """A copy with the value at dotted `path` replaced (`classes.chat.stages.decode.work`)."""
@@ -101,7 +134,7 @@ def stacked_pools(pools: list[Pool]) -> Pool:
 
     numbers = {
         name: stacked([getattr(pool, name) for pool in pools])
-        for name in ("servers", "slots", "bandwidth_bytes_per_s", "latency_s")
+        for name in ("servers", "slots", "bandwidth_bytes_per_s", "latency_s", "line")
     }
     law = StepLaw(
         tuple(stacked([law.knots[i] for law in laws]) for i in range(longest)),
@@ -124,11 +157,15 @@ def check_network(network: Network) -> Network:
         raise ValueError("classes: none; expected at least one")
     _unique("pools", [pool.name for pool in network.pools])
     _unique("classes", [c.name for c in network.classes])
+    _unique("pools and routers", [x.name for x in (*network.pools, *network.routers)])
+    for router in network.routers:
+        _check_router(router, {pool.name: pool for pool in network.pools}, f"routers.{router.name}")
     for pool in network.pools:
         _check_pool(pool, f"pools.{pool.name}")
-    pools = {pool.name for pool in network.pools}
+    pools = {x.name for x in (*network.pools, *network.routers)}
     for c in network.classes:
         _check_class(c, pools, f"classes.{c.name}")
+    _check_circles(network)
     if not np.any(sum(np.asarray(c.rate_per_s, dtype=float) for c in network.classes) > 0.0):
         raise ValueError("classes: all rates are 0; expected one above 0")
     return network
@@ -147,8 +184,46 @@ def _check_pool(pool: Pool, path: str) -> None:
     if pool.kind == "link":
         _positive(f"{path}.bandwidth_bytes_per_s", pool.bandwidth_bytes_per_s)
         _positive(f"{path}.latency_s", pool.latency_s, zero=True)
+    if pool.when_full not in WHEN_FULL:
+        known = f"{nearest(pool.when_full, WHEN_FULL)} (known: {', '.join(WHEN_FULL)})"
+        raise ValueError(f"{path}.when_full: {pool.when_full!r} is unknown{known}")
+    if pool.when_full != "wait" and pool.kind in ("delay", "link"):
+        raise ValueError(f"{path}.when_full: {pool.when_full!r}; a {pool.kind} has no buffer, expected 'wait'")
     if np.any(~(np.asarray(pool.buffer, dtype=float) >= 0.0)):
         raise ValueError(f"{path}.buffer: {pool.buffer!r}; expected requests, 0 or more")
+
+
+def _check_router(router: Router, pools: dict[str, Pool], path: str) -> None:
+    if router.policy not in POLICIES:
+        known = f"{nearest(router.policy, POLICIES)} (known: {', '.join(POLICIES)})"
+        raise ValueError(f"{path}.policy: {router.policy!r} is unknown{known}")
+    if not router.pools:
+        raise ValueError(f"{path}.pools: none; expected at least one")
+    for name in router.pools:
+        if name not in pools:
+            raise ValueError(
+                f"{path}.pools: {name!r} is no pool{nearest(name, pools)} (known: {', '.join(sorted(pools))})"
+            )
+    kinds = {pools[name].kind for name in router.pools}
+    if len(kinds) > 1 or len(set(router.pools)) < len(router.pools):
+        raise ValueError(f"{path}.pools: {', '.join(router.pools)}; expected different pools of one kind")
+    for field_name, values in (("shares", router.shares), ("cost", router.cost)):
+        if values and len(values) != len(router.pools):
+            raise ValueError(
+                f"{path}.{field_name}: {len(values)} numbers; expected one for each of {len(router.pools)} pools"
+            )
+    if router.shares:
+        total = np.asarray(sum(np.asarray(x, dtype=float) for x in router.shares))
+        if np.any(np.asarray(router.shares, dtype=float) < 0.0) or np.any(np.abs(total - 1.0) > 1e-6):
+            raise ValueError(f"{path}.shares: sum to {float(np.max(total)):g}; expected shares of 0 or more with sum 1")
+    if router.policy == "slo" and not router.cost:
+        raise ValueError(f"{path}.cost: missing; expected one number for each pool")
+    if np.any(~((np.asarray(router.hit_rate) >= 0.0) & (np.asarray(router.hit_rate) <= 1.0))):
+        raise ValueError(f"{path}.hit_rate: {router.hit_rate!r}; expected a share in [0, 1]")
+    _positive(f"{path}.hit_work", router.hit_work)
+    for name, value in (("overflow", router.overflow), *((f"limits_s.{c}", x) for c, x in router.limits_s.items())):
+        if np.any(~(np.asarray(value, dtype=float) > 0.0)):
+            raise ValueError(f"{path}.{name}: {value!r}; expected a number above 0")
 
 
 def _check_class(c: RequestClass, pools: set[str], path: str) -> None:
@@ -190,6 +265,29 @@ def _check_exits(c: RequestClass, path: str) -> None:
     caught = [stage.name for stage in c.stages if stage.name not in leaves]
     if caught:
         raise ValueError(f"{path}.stages.{caught[0]}.next: a cycle without exit; expected a way to {END!r}")
+
+
+def _check_circles(network: Network) -> None:
+    """Pools that keep a place while they wait for each other come to a standstill."""
+    kind = {pool.name: pool.kind for pool in network.pools}
+    blocks = {pool.name for pool in network.pools if pool.when_full == "block"}
+    after: dict[str, set[str]] = {name: set() for name in blocks}
+    for c in network.classes:
+        on = {stage.name: stage.pool for stage in c.stages}
+        for stage in c.stages:
+            if stage.pool in blocks and kind[stage.pool] in ("servers", "batch", "continuous"):
+                after[stage.pool] |= {on[name] for name in stage.next if on.get(name) in blocks}
+    for first in sorted(blocks):
+        seen, ahead = set(), set(after[first])
+        while ahead:
+            name = ahead.pop()
+            if name == first:
+                raise ValueError(
+                    f"pools.{first}.when_full: 'block' in a circle of pools that block; expected one 'wait' or 'shed'"
+                )
+            if name not in seen:
+                seen.add(name)
+                ahead |= after[name]
 
 
 def _unique(path: str, names: list[str]) -> None:

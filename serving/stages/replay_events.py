@@ -6,6 +6,8 @@ Memory is that of the requests in flight; statistics are streamed. `serving.stag
 import numba
 import numpy as np
 
+from serving.stages.replay_buffers import blocked_to_enter, freed, full, give_up, hold, next_blocked, serve
+from serving.stages.replay_routing import routed
 from serving.stages.replay_stations import (
     ARRIVAL,
     BATCH,
@@ -18,8 +20,10 @@ from serving.stages.replay_stations import (
     HIGHEST_LOG,
     LINK,
     LOWEST_LOG,
+    SAMPLE,
     SERVERS,
     STATION_CHANGE,
+    UNBLOCK,
     admit,
     dequeue,
     draw,
@@ -41,7 +45,9 @@ def run(sim, total, warm):
     arrivals, events, most = 0, 0, 0
     for c in range(sim.classes.size):
         if sim.classes[c].rate > 0.0:
-            push_event(sim, sim.random.random() / sim.classes[c].rate, ARRIVAL, c, 0)
+            _plan_arrival(sim, c, 0.0, sim.random.random() / sim.classes[c].rate)
+    if sim.samples.shape[0] > 0:
+        push_event(sim, 0.0, SAMPLE, 0, 0)
     while sim.count[0] > 0:
         if sim.count[0] + sim.requests.size >= sim.events.size:
             return -1, most
@@ -59,21 +65,36 @@ def run(sim, total, warm):
             if arrivals == total:
                 _window(sim, now, False)
             else:
-                push_event(sim, now + draw(sim, 1.0 / sim.classes[who].rate, sim.classes[who].gap_scv), ARRIVAL, who, 0)
+                _plan_arrival(sim, who, now, draw(sim, 1.0 / sim.classes[who].rate, sim.classes[who].gap_scv))
             request, stage = sim.count[2], sim.classes[who].entry
             sim.count[2] = sim.requests[request].following
             sim.count[3] += 1
             most = max(most, sim.count[3])
             sim.requests[request].arrived = now
             sim.requests[request].measured = arrivals > warm
+            sim.requests[request].stage, sim.requests[request].held = -1, 0
         elif what == DONE:
             j = sim.stages[sim.requests[who].stage].pool
-            if sim.pools[j].kind == SERVERS:
-                touch(sim, j, now)
-                sim.pools[j].busy -= 1
-                if sim.pools[j].waiting > 0:
-                    _serve(sim, j, dequeue(sim, j), now)
+            sim.pools[j].present -= 1
+            sim.pools[j].backlog -= sim.requests[who].asked
             stage = _following(sim, who, now)
+            one_by_one = sim.pools[j].kind == SERVERS or sim.pools[j].kind == BATCH
+            if one_by_one and (stage < 0 or not blocked_to_enter(sim, sim.stages[stage].pool)):
+                give_up(sim, j, sim.requests[who].station, now)
+        elif what == UNBLOCK:
+            request = next_blocked(sim, who)
+            if request >= 0:
+                before, held = sim.requests[request].stage, sim.requests[request].held
+                station = sim.requests[request].station
+                _enter(sim, request, sim.requests[request].aim, now, sim.requests[request].entered)
+                if held > 0:
+                    give_up(sim, sim.stages[before].pool, station, now)
+                freed(sim, who, now)
+        elif what == SAMPLE:
+            _sample(sim, who)
+            if who + 1 == sim.samples.shape[0]:
+                return events, most
+            push_event(sim, (who + 1) * sim.sample_s, SAMPLE, who + 1, 0)
         elif what == BATCH_START:
             _start_batch(sim, who, now)
         elif what == BATCH_END:
@@ -84,22 +105,61 @@ def run(sim, total, warm):
             else:
                 _end_step(sim, who, now)
         if stage >= 0:
-            _enter(sim, request, stage, now)
+            j = sim.stages[stage].pool
+            if sim.pools[j].when_full == 2 and full(sim, j):
+                sim.classes[sim.stages[stage].owner].lost += sim.window[2]
+                _free(sim, request)
+            elif blocked_to_enter(sim, j):
+                hold(sim, request, stage, now)
+            else:
+                _enter(sim, request, stage, now, now)
     return events, most
 
 
 @numba.njit(cache=True)
-def _enter(sim, request, k, now):
-    """`request` comes to stage k."""
+def _plan_arrival(sim, c, now, gap):
+    """The next arrival of class c, `gap` seconds of its mean rate after now; none beyond the last edge of rates in time."""
+    if sim.edges.size == 0:
+        push_event(sim, now + gap, ARRIVAL, c, 0)
+        return
+    for i in range(sim.edges.size - 1):
+        if now >= sim.edges[i + 1]:
+            continue
+        now = max(now, sim.edges[i])
+        factor = sim.factors[i, c]
+        if gap < factor * (sim.edges[i + 1] - now):
+            push_event(sim, now + gap / factor, ARRIVAL, c, 0)
+            return
+        gap -= factor * (sim.edges[i + 1] - now)
+        now = sim.edges[i + 1]
+
+
+@numba.njit(cache=True)
+def _sample(sim, i):
+    pools = sim.pools.size
+    for j in range(pools):
+        sim.samples[i, j, 0] = sim.pools[j].waiting
+        sim.samples[i, j, 1] = sim.pools[j].present
+    for c in range(sim.classes.size):
+        sim.samples[i, pools + c, 0] = sim.classes[c].completed
+        sim.samples[i, pools + c, 1] = sim.classes[c].lost
+
+
+@numba.njit(cache=True)
+def _enter(sim, request, k, now, since):
+    """`request` comes to stage k; it stood before it `since`."""
     j = sim.stages[k].pool
     kind = sim.pools[j].kind
     sim.requests[request].stage = k
-    sim.requests[request].entered = now
+    sim.requests[request].entered = since
+    sim.requests[request].held = 0
     asked = draw(sim, sim.stages[k].work, sim.stages[k].scv)
     if kind == CONTINUOUS:
         whole = np.floor(asked)
         asked = max(whole + (sim.random.random() < asked - whole), 1.0)
     sim.requests[request].asked = asked
+    sim.pools[j].present += 1
+    sim.pools[j].backlog += asked
     touch(sim, j, now)
     station = sim.pools[j].first_station
     if kind == DELAY:
@@ -107,7 +167,7 @@ def _enter(sim, request, k, now):
         return
     if kind == SERVERS:
         if sim.pools[j].busy < sim.pools[j].servers:
-            _serve(sim, j, request, now)
+            serve(sim, j, request, now)
             return
     elif kind == BATCH:
         if sim.pools[j].busy < sim.pools[j].servers and sim.pools[j].waiting == 0:
@@ -117,19 +177,13 @@ def _enter(sim, request, k, now):
             station = -1
             least = sim.pools[j].slots
             for s in range(sim.pools[j].first_station, sim.pools[j].first_station + sim.pools[j].servers):
-                present = sim.stations[s].residents + sim.stations[s].joining_count
+                present = sim.stations[s].residents + sim.stations[s].joining_count + sim.stations[s].held
                 if present < least:
                     station, least = s, present
         if station >= 0 and sim.pools[j].waiting == 0:
             join_station(sim, station, request, now)
             return
     enqueue(sim, j, request)
-
-
-@numba.njit(cache=True)
-def _serve(sim, j, request, now):
-    sim.pools[j].busy += 1
-    push_event(sim, now + sim.requests[request].asked, DONE, request, 0)
 
 
 @numba.njit(cache=True)
@@ -147,25 +201,27 @@ def _start_batch(sim, j, now):
         while sim.stations[slot].batch_head != -2:
             slot += 1
         sim.stations[slot].batch_head = first
+        request = first
+        while request >= 0:
+            sim.requests[request].station = slot
+            request = sim.requests[request].following
         sim.pools[j].busy += 1
         if sim.window[2] > 0.0:
             sim.pools[j].batches += 1.0
             sim.pools[j].batch_items += count
         push_event(sim, now + step_time(sim, j, weight), BATCH_END, j, slot)
+    freed(sim, j, now)
 
 
 @numba.njit(cache=True)
 def _end_batch(sim, j, slot, now):
-    """The batch in `slot` of pool j is served."""
-    touch(sim, j, now)
+    """The batch in `slot` of pool j is served; the server is free when all of it have gone on."""
     request = sim.stations[slot].batch_head
-    sim.stations[slot].batch_head = -2
-    sim.pools[j].busy -= 1
+    sim.stations[slot].batch_head = -3
     while request >= 0:
+        sim.stations[slot].held += 1
         push_event(sim, now, DONE, request, 0)
         request = sim.requests[request].following
-    if sim.pools[j].waiting > 0:
-        push_event(sim, now, BATCH_START, j, 0)
 
 
 @numba.njit(cache=True)
@@ -207,9 +263,10 @@ def _end_step(sim, s, now):
         sim.stations[s].joining = sim.requests[request].following
         sim.stations[s].joining_count -= 1
         admit(sim, s, request)
-    while sim.pools[j].waiting > 0 and sim.stations[s].residents < sim.pools[j].slots:
+    while sim.pools[j].waiting > 0 and sim.stations[s].residents + sim.stations[s].held < sim.pools[j].slots:
         admit(sim, s, dequeue(sim, j))
     plan_station(sim, s, now)
+    freed(sim, j, now)
 
 
 @numba.njit(cache=True)
@@ -219,6 +276,8 @@ def _following(sim, request, now):
     if sim.requests[request].measured:
         sim.stages[k].stage_count += 1.0
         sim.stages[k].stage_sum += now - sim.requests[request].entered
+    if sim.stages[k].policy > 0:
+        return routed(sim, k)
     u = sim.random.random()
     for after in range(sim.routing.shape[1]):
         u -= sim.routing[k, after]
@@ -235,10 +294,15 @@ def _following(sim, request, now):
         sim.classes[c].e2e_square += off * (e2e - sim.classes[c].e2e_mean)
         at = (np.log(max(e2e, 1e-300)) - LOWEST_LOG) * (BINS / (HIGHEST_LOG - LOWEST_LOG))
         sim.e2e_bins[c, min(max(int(at), 0), BINS - 1)] += 1
+    _free(sim, request)
+    return -1
+
+
+@numba.njit(cache=True)
+def _free(sim, request):
     sim.requests[request].following = sim.count[2]
     sim.count[2] = request
     sim.count[3] -= 1
-    return -1
 
 
 @numba.njit(cache=True)

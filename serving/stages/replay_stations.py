@@ -10,7 +10,7 @@ import numba
 import numpy as np
 
 DELAY, SERVERS, LINK, BATCH, CONTINUOUS = range(5)
-ARRIVAL, DONE, BATCH_END, BATCH_START, STATION_CHANGE = range(5)
+ARRIVAL, DONE, BATCH_END, BATCH_START, STATION_CHANGE, UNBLOCK, SAMPLE = range(7)
 #: Bins of end-to-end times, even in the logarithm.
 BINS, LOWEST_LOG, HIGHEST_LOG = 4096, -16.0, 16.0
 
@@ -21,23 +21,28 @@ def _records(whole: str = "", real: str = "") -> np.dtype:
 
 EVENT = _records("order what who version", "time")
 #: A request in flight; `following` chains queues, batches and free entries.
-REQUEST = _records("stage following measured", "arrived entered asked")
+#: `station`: where it is or was served; `held`: it has finished there and takes its place until the next pool has room.
+REQUEST = _records("stage following measured station held aim", "arrived entered asked")
+#: `blocked_*`: requests that stand before a full buffer; `present`, `backlog`: requests and work from coming to leaving.
 POOL = _records(
-    "kind servers slots knot_count first_station head tail waiting busy",
-    "bandwidth latency queue_area served_area touched batches batch_items",
+    "kind servers slots knot_count first_station head tail waiting busy when_full room blocked_head blocked_tail blocked present",
+    "bandwidth latency queue_area served_area touched batches batch_items pace backlog",
 )
 STATION = _records(
-    "pool residents at boundary joining joining_tail joining_count batch_head", "total_weight done since step_s leap"
+    "pool residents at boundary joining joining_tail joining_count batch_head held",
+    "total_weight done since step_s leap",
 )
-STAGE = _records("pool owner", "work scv weight stage_count stage_sum")
-CLASS = _records("entry", "rate gap_scv completed e2e_count e2e_mean e2e_square")
+STAGE = _records("pool owner policy router", "work scv weight stage_count stage_sum hit_rate overflow")
+CLASS = _records("entry", "rate gap_scv completed e2e_count e2e_mean e2e_square lost")
 
 
 class Simulation(NamedTuple):
     """A network, what is under way in it and what has been seen, as arrays of records.
 
     `count`: events in the heap, order of the next, head of the free list, requests in flight. `window`: start, end, 1 while
-    open. `key`, `member` [stations, room]: heaps of residents. `knots`, `seconds` [pools, knots]: step laws.
+    open. `key`, `member` [stations, room]: heaps of residents. `knots`, `seconds` [pools, knots]: step laws. `credit` [routers,
+    pools]: turns owed. `edges` [bins + 1], `factors` [bins, classes]: rates in time (none: constant). `samples` [times, pools +
+    classes, 2]: waiting and present, served and lost so far, `sample_s` apart.
     """
 
     events: np.ndarray
@@ -55,6 +60,11 @@ class Simulation(NamedTuple):
     count: np.ndarray
     window: np.ndarray
     random: np.random.Generator
+    credit: np.ndarray
+    edges: np.ndarray
+    factors: np.ndarray
+    samples: np.ndarray
+    sample_s: float
 
 
 @numba.njit(cache=True)
@@ -214,6 +224,7 @@ def plan_station(sim, s, now):
 def admit(sim, s, request):
     """`request` becomes a resident of station s, from the step that starts now on."""
     push_resident(sim, s, sim.stations[s].done + sim.requests[request].asked, request)
+    sim.requests[request].station = s
     sim.stations[s].total_weight += sim.stages[sim.requests[request].stage].weight
     sim.pools[sim.stations[s].pool].busy += 1
 

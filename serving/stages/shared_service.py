@@ -36,6 +36,8 @@ from workloads.numeric import Array, namespace
 
 #: Most nodes of the sum over the number present.
 NODES = 129
+#: Loads of finite buffers beyond this answer as if they were this.
+MOST_LOAD = 50.0
 
 
 class PoolState(NamedTuple):
@@ -43,7 +45,8 @@ class PoolState(NamedTuple):
     seconds in service per unit of work; `batch_slope_s`: seconds more per unit of weight above the mean one (batches);
     `in_service`: requests being served; `batch`: size of the batch that a request is in; `rest_s`: part of the wait that is for
     the end of a running batch; `unit_scv`: squared coefficient of variation of `unit_s` from request to request; `busy`: share of
-    the time that a server works."""
+    the time that a server works; `last`: probability of all full and nobody waiting, over that of as many or fewer; `spread`:
+    (I + c_s^2) / 2 g of the wait (0 for kinds without)."""
 
     wait_s: Array
     wait_square: Array
@@ -54,12 +57,26 @@ class PoolState(NamedTuple):
     rest_s: Array
     unit_scv: Array
     busy: Array
+    last: Array
+    spread: Array
 
 
 def delay_state(rate: Array, work: Array) -> PoolState:
     """Nobody waits."""
     nothing = 0.0 * rate
-    return PoolState(nothing, nothing, 1.0 + nothing, nothing, rate * work, 1.0 + nothing, nothing, nothing, nothing)
+    return PoolState(
+        nothing,
+        nothing,
+        1.0 + nothing,
+        nothing,
+        rate * work,
+        1.0 + nothing,
+        nothing,
+        nothing,
+        nothing,
+        nothing,
+        nothing,
+    )
 
 
 def link_state(
@@ -72,7 +89,9 @@ def link_state(
     stretch = 1.0 + (load * _burst(xp, load, scv, dispersion) + 0.5 * clump) / free
     unit = xp.where(load < 1.0, stretch, xp.inf) / pool.bandwidth_bytes_per_s
     u = xp.minimum(load, 1.0)
-    return PoolState(nothing, nothing, unit, nothing, rate * work * unit, 1.0 + nothing, nothing, u / (2.0 - u), u)
+    return PoolState(
+        nothing, nothing, unit, nothing, rate * work * unit, 1.0 + nothing, nothing, u / (2.0 - u), u, nothing, nothing
+    )
 
 
 def servers_state(
@@ -80,9 +99,10 @@ def servers_state(
 ) -> PoolState:
     """First come, first served by m servers."""
     xp = namespace(pool, rate, work, load)
-    m = 1.0 * pool.servers
-    offered = xp.minimum(load, 1.0 - CLOSEST) * m
+    m = 1.0 * pool.servers * pool.line
+    offered = xp.minimum(load, MOST_LOAD) * m
     present = _present(xp, m, m, xp.log(xp.maximum(offered, 1e-12)), None)
+    offered = xp.minimum(load, 1.0 - CLOSEST) * pool.servers
     full = present.last / (present.total * xp.maximum(1.0 - load, CLOSEST) + present.last * xp.minimum(load, 1.0))
     wait, square = _wait(xp, full, piece / m, load, scv, dispersion)
     own = clump_wait(xp, work, m, load, clump)
@@ -91,8 +111,17 @@ def servers_state(
     nothing = 0.0 * rate
     return PoolState(
         xp.where(stuck, xp.inf, wait), xp.where(stuck, xp.inf, square), 1.0 + nothing, nothing, offered + nothing,
-        1.0 + nothing, nothing, nothing, xp.minimum(load, 1.0) + nothing,
+        1.0 + nothing, nothing, nothing, xp.minimum(load, 1.0) + nothing, present.last / present.total + nothing,
+        _spread(xp, load, scv, dispersion) + nothing,
     )  # fmt: skip
+
+
+def full_ratio(pool: Pool, load: Array) -> Array:
+    """`PoolState.last` of servers at a load, which may be above 1."""
+    xp = namespace(pool, load)
+    m = xp.asarray(1.0 * pool.servers * pool.line)
+    present = _present(xp, m, m, xp.log(xp.maximum(xp.minimum(load, MOST_LOAD) * m, 1e-12)), None)
+    return present.last / present.total
 
 
 def continuous_state(
@@ -101,8 +130,9 @@ def continuous_state(
 ) -> PoolState:  # fmt: skip
     """Residents of mean `weight` that take `work` steps each in batches of up to `slots` on each replica."""
     xp = namespace(pool, rate, work, weight, load)
-    m, slots = 1.0 * pool.servers, 1.0 * pool.slots
+    m, slots = 1.0 * pool.servers * pool.line, 1.0 * pool.slots
     most = m * slots
+    rate = rate * pool.line
     steps = xp.maximum(rate * work, 1e-12)
     # beyond the limit: as at the limit, where the wait is infinite anyway
     steps = steps * xp.minimum(1.0, (1.0 - CLOSEST) / xp.maximum(load, 1e-12))
@@ -137,9 +167,9 @@ def continuous_state(
     stuck = load >= 1.0
     nothing = 0.0 * rate
     return PoolState(
-        xp.where(stuck, xp.inf, wait), xp.where(stuck, xp.inf, square), step, nothing, inside, inside / m + nothing,
+        xp.where(stuck, xp.inf, wait), xp.where(stuck, xp.inf, square), step, nothing, inside / pool.line, inside / m + nothing,
         nothing, elastic * elastic / (xp.maximum(inside, 1e-9) * (1.0 - elastic) * (2.0 - elastic)),
-        (present.working + m * tail) / whole / m,
+        (present.working + m * tail) / whole / m, present.last / present.total, _spread(xp, load, scv, dispersion) + nothing,
     )  # fmt: skip
 
 
@@ -151,8 +181,14 @@ def clump_wait(xp: Any, service: Array, servers: Array, load: Array, clump: Arra
 
 def _wait(xp: Any, full: Array, per_slot: Array, load: Array, scv: Array, dispersion: Array) -> tuple[Array, Array]:
     u = xp.clip(load, 1e-9, 1.0 - CLOSEST)
-    wait = full * per_slot / (1.0 - u) * 0.5 * (dispersion + scv) * _regular(xp, u, scv, dispersion)
+    wait = full * per_slot / (1.0 - u) * _spread(xp, load, scv, dispersion)
     return wait, 2.0 * wait * wait / xp.maximum(full, 1e-12)
+
+
+def _spread(xp: Any, load: Array, scv: Array, dispersion: Array) -> Array:
+    """(I + c_s^2) / 2 g, see the module."""
+    u = xp.clip(load, 1e-9, 1.0 - CLOSEST)
+    return 0.5 * (dispersion + scv) * _regular(xp, u, scv, dispersion)
 
 
 def _burst(xp: Any, load: Array, scv: Array, dispersion: Array) -> Array:

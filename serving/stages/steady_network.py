@@ -9,9 +9,9 @@ independent given their arrivals (exact for product-form networks: Poisson arriv
 
 The part of v that the state of a pool sets (the wait; how many share it) is the same for all pieces of one visit to it.
 
-Includes overload: what gets through, which queue grows. Excludes: transients, finite buffers that block, correlation between the
-waits of one request at different pools. Everything broadcasts over configurations and is differentiable in every number that
-is not a count.
+Includes overload: what gets through, which queue grows; full buffers (`serving.stages.finite_buffers`) and routers
+(`serving.stages.routers`). Excludes: transients (`serving.dynamics`), correlation between the waits of one request at different
+pools. Everything broadcasts over configurations and is differentiable in every number that is not a count.
 """
 
 from typing import Any, NamedTuple
@@ -21,13 +21,18 @@ import numpy as np
 
 from serving.stages.batch_service import batch_state
 from serving.stages.burstiness import burstiness
+from serving.stages.finite_buffers import buffered, held_limits
 from serving.stages.linear_systems import solved
 from serving.stages.network import KINDS, Network, check_network, stacked_pools
 from serving.stages.revisits import Revisits, revisits
+from serving.stages.routers import AWAY_ROUNDS, sent_away, without_routers
 from serving.stages.shared_service import PoolState, continuous_state, delay_state, link_state, servers_state
-from serving.stages.traffic import Flat, Traffic, at_stages, flatten, pool_sums, stack, traffic
-from workloads.numeric import Array, namespace
+from serving.stages.slo_routing import assigned
+from serving.stages.traffic import Flat, Limits, Traffic, at_stages, flatten, pool_sums, stack, traffic
+from workloads.numeric import Array, namespace, stop_gradient
 
+#: Shares of the fluid's scale at which a network that blocks is looked at: linear between them, to 0.5 %.
+SCALES = np.linspace(0.2, 1.0, 33)
 #: Standard normal quantiles of the percentiles given.
 _P50, _P90, _P99 = 0.0, 1.2815515655446004, 2.3263478740408408
 
@@ -40,7 +45,8 @@ class SteadyNetwork(NamedTuple):
     all rates that the network just holds; `bottleneck`: index of the pool that sets it; `throughput_per_s` per class;
     `queue`: requests waiting; `in_service`: requests being served; `batch`:
     size of the batch a request is in; `busy`: share of time a server works; `growth_per_s` of each queue under
-    overload; `passed`: share a pool lets through. Times are infinite where a pool on the way is overloaded.
+    overload; `passed`: share a pool lets through; `lost_per_s` of each class, where full buffers shed. Behind routers, stages and
+    pools are those of `without_routers(network)`. Times are infinite where a pool on the way is overloaded.
     """
 
     rate_per_s: Array
@@ -63,6 +69,7 @@ class SteadyNetwork(NamedTuple):
     scale: Array
     bottleneck: Array
     stable: Array
+    lost_per_s: Array
 
 
 def steady_network(network: Network, *, checked: bool = True) -> SteadyNetwork:
@@ -71,26 +78,103 @@ def steady_network(network: Network, *, checked: bool = True) -> SteadyNetwork:
         network = jax.tree_util.tree_map(lambda leaf: leaf * 1.0, network)
     elif checked:
         check_network(network)
+    network = answerable(network)
     flat = flatten(network)
-    flows = traffic(network, flat)
-    return _answer(network, flat, flows)
+    if all(pool.when_full == "wait" or _endless(pool.buffer) for pool in network.pools):
+        flows = traffic(network, flat)
+        return _answer(network, flat, flows, *_pools(network, flat, flows))
+    return _with_buffers(network, flat)
 
 
-def _answer(network: Network, flat: Flat, flows: Traffic) -> SteadyNetwork:
+def _endless(buffer: Array) -> bool:
+    return not isinstance(buffer, jax.Array) and bool(np.all(np.isinf(buffer)))
+
+
+def answerable(network: Network) -> Network:
+    """The network without routers whose steady state is that of `network`: classes assigned, those sent elsewhere counted."""
+    if not network.routers:
+        return network
+    if any(router.policy == "slo" for router in network.routers):
+        network = assigned(network, lambda x: (without_routers(x), steady_network(x, checked=False)))
+    away: dict[str, Array] = {}
+    for _ in range(AWAY_ROUNDS if any(router.policy == "prefix" for router in network.routers) else 0):
+        plain = without_routers(network, away)
+        flat = flatten(plain)
+        flows = traffic(plain, flat)
+        away = sent_away(network, plain, flows, _pools(plain, flat, flows)[1])
+    return without_routers(network, away)
+
+
+def _with_buffers(network: Network, flat: Flat) -> SteadyNetwork:
+    """The steady state of flows that agree with what full buffers make of them."""
+    limits = held_limits(network, flat, _limits_after)
+    flows = traffic(network, flat, limits)
     xp = namespace(network, flat, flows)
-    stage_rate = flows.rate_per_s
-    pool_rates = pool_sums(xp, flat, stage_rate, len(network.pools))
+    visits, states = _pools(network, flat, flows, limits)
+    found = buffered(network, flat, flows, states, limits)
+    rates = pool_sums(xp, flat, flows.rate_per_s, len(network.pools))
+    finite = xp.isfinite(states.wait_s)
+    own = xp.where(finite, states.wait_s, 0.0)
+    ratio = xp.where(
+        finite & (own > 0.0), xp.where(finite, states.wait_square, 0.0) / xp.maximum(own, 1e-150) ** 2, 4.0 / 3.0
+    )
+    queued = found.waiting / xp.where(rates > 0.0, rates * flows.passed, 1.0)
+    wait = xp.where(found.another, queued, states.wait_s)
+    square = xp.where(found.another, queued * queued * xp.clip(ratio, 1.0, 10.0), states.wait_square)
+    answer = _answer(network, flat, flows, visits, states._replace(wait_s=wait, wait_square=square))
+    if all(pool.when_full != "block" for pool in network.pools):
+        return answer
+    return answer._replace(scale=_held_scale(network, flat))
+
+
+def _limits_after(network: Network, flat: Flat, limits: Limits) -> Limits:
+    flows = traffic(network, flat, limits)
+    return buffered(network, flat, flows, _pools(network, flat, flows, limits)[1], limits).limits
+
+
+def _held_scale(network: Network, flat: Flat) -> Array:
+    """Factor on all rates at which a pool is first full of work and of those who keep their place; no derivative."""
+    network, numbers = jax.tree_util.tree_map(stop_gradient, (network, flat[:6]))
+    flat = flat._replace(**dict(zip(Flat._fields, numbers)))
+    xp = namespace(network, flat)
+    shed = np.array([pool.when_full == "shed" for pool in network.pools])
+    most = xp.max(traffic(network, flat).offered, axis=-1)
+    fluid = 1.0 / xp.where(most > 0.0, most, xp.nan)
+    factors = fluid * np.reshape(SCALES, (-1, *(1,) * most.ndim))
+    at = flat._replace(entering=flat.entering * factors[..., None])
+    offered = traffic(network, at, held_limits(network, at, _limits_after)).offered
+    full = xp.max(xp.where(shed, 0.0, offered), axis=-1)
+    above = xp.clip(xp.sum(1 * (full < 1.0), axis=0), 1, len(SCALES) - 1)[None]
+    low, high = (xp.take_along_axis(full, i, axis=0)[0] for i in (above - 1, above))
+    first, last = (xp.take_along_axis(factors + 0.0 * full, i, axis=0)[0] for i in (above - 1, above))
+    share = xp.clip((1.0 - low) / xp.maximum(high - low, 1e-12), 0.0, 1.0)
+    return xp.minimum(first + share * (last - first), fluid)
+
+
+def _pools(network: Network, flat: Flat, flows: Traffic, limits: Limits | None = None) -> tuple[Revisits, PoolState]:
+    """Visits and the states of all pools."""
+    xp = namespace(network, flat, flows)
+    pool_rates = pool_sums(xp, flat, flows.rate_per_s, len(network.pools))
     visits = revisits(flat, flows, len(network.pools))
+    if limits is not None:
+        visits = visits._replace(piece=visits.piece * limits.stretch)
 
     def made(dispersion: Array) -> Array:
         """Others that leave with an item of a batch: E[b (b - 1)] / E[b]."""
         if not any(pool.kind == "batch" for pool in network.pools):
             return 0.0 * pool_rates
-        state = _pool_states(network, flows, pool_rates, visits, dispersion, 0.0 * dispersion, ("batch",))
+        state = pool_states(network, flows, pool_rates, visits, dispersion, 0.0 * dispersion, ("batch",))
         return xp.maximum(state.batch - 1.0, 0.0) * (1.0 - visits.staying)
 
     bursts = burstiness(network, flat, flows, visits, made)
-    states = _pool_states(network, flows, pool_rates, visits, bursts.dispersion, bursts.clump, KINDS)
+    return visits, pool_states(network, flows, pool_rates, visits, bursts.dispersion, bursts.clump, KINDS)
+
+
+def _answer(network: Network, flat: Flat, flows: Traffic, visits: Revisits, states: PoolState) -> SteadyNetwork:
+    xp = namespace(network, flat, flows, states)
+    stage_rate = flows.rate_per_s
+    pool_rates = pool_sums(xp, flat, stage_rate, len(network.pools))
+    shed = np.array([pool.when_full == "shed" for pool in network.pools])
     times = _stage_times(xp, network, flat, flows, visits, states)
     mean, second = _through(xp, flat, times)
     entry = list(flat.entry)
@@ -98,22 +182,28 @@ def _answer(network: Network, flat: Flat, flows: Traffic) -> SteadyNetwork:
     served = stage_rate * at_stages(flat, flows.passed)
     leaves = served * (1.0 - xp.sum(flat.routing, axis=-1))
     classes = len(network.classes)
-    throughput = xp.matmul(leaves[..., None, :], 1.0 * (flat.class_of[:, None] == np.arange(classes)))[..., 0, :]
+    throughput = _of_classes(xp, flat, leaves, classes)
     most = xp.max(flows.offered, axis=-1)
     return SteadyNetwork(
         rate_per_s=stage_rate, stage_s=times.time, wait_s=times.wait, offered=flows.offered, utilisation=flows.utilisation,
         passed=flows.passed, queue=_queues(xp, network, flat, stage_rate, times.wait),
         in_service=states.in_service,
         batch=states.batch, busy=states.busy,
-        growth_per_s=pool_rates * (1.0 - flows.passed), e2e_s=e2e,
+        growth_per_s=xp.where(shed, 0.0, pool_rates * (1.0 - flows.passed)), e2e_s=e2e,
         e2e_deviation_s=deviation, e2e_p50_s=_gamma(xp, e2e, deviation, _P50), e2e_p90_s=_gamma(xp, e2e, deviation, _P90),
         e2e_p99_s=_gamma(xp, e2e, deviation, _P99), throughput_per_s=throughput,
         scale=1.0 / xp.where(most > 0.0, most, xp.nan), bottleneck=xp.argmax(flows.offered, axis=-1),
-        stable=most < 1.0,
+        stable=xp.max(xp.where(shed, 0.0, flows.offered), axis=-1) < 1.0,
+        lost_per_s=_of_classes(xp, flat, stage_rate * at_stages(flat, xp.where(shed, 1.0 - flows.passed, 0.0)), classes),
     )  # fmt: skip
 
 
-def _pool_states(
+def _of_classes(xp: Any, flat: Flat, values: Array, classes: int) -> Array:
+    """Sums over the stages of each class, [..., classes]."""
+    return xp.matmul(values[..., None, :], 1.0 * (flat.class_of[:, None] == np.arange(classes)))[..., 0, :]
+
+
+def pool_states(
     network: Network,
     flows: Traffic,
     rates: Array,

@@ -55,6 +55,14 @@ class Traffic(NamedTuple):
     mean_weight: Array
 
 
+class Limits(NamedTuple):
+    """What full buffers do, per pool [..., pools] (`serving.stages.finite_buffers`): share `lost` of what comes, factor `stretch`
+    on the utilisation by those who have finished and keep their place."""
+
+    lost: Array
+    stretch: Array
+
+
 def flatten(network: Network) -> Flat:
     """The network as arrays, see `Flat`: of NumPy where all numbers of an array are."""
     stages = [(i, stage) for i, c in enumerate(network.classes) for stage in c.stages]
@@ -81,14 +89,17 @@ def flatten(network: Network) -> Flat:
     )  # fmt: skip
 
 
-def traffic(network: Network, flat: Flat) -> Traffic:
-    """Flows, utilisations and what gets through, see the module."""
+def traffic(network: Network, flat: Flat, limits: Limits | None = None) -> Traffic:
+    """Flows, utilisations and what gets through, see the module; `limits` of buffers on a pool come first."""
     xp = namespace(network, flat)
     size = len(flat.pool_of)
     turned = namespace(flat.routing).swapaxes(flat.routing, -1, -2)
     visits = solved(namespace(turned).eye(size) - turned, flat.entering)
     offered, work, weight = _load(network, flat, visits)
     visits = visits + 0.0 * offered[..., :1]
+    if limits is not None:
+        shed = np.array([pool.when_full == "shed" for pool in network.pools])
+        return _limited(network, flat, visits, shed, limits)
 
     def through(x: Array, theta: Any) -> Array:
         net, f = theta
@@ -102,6 +113,27 @@ def traffic(network: Network, flat: Flat) -> Traffic:
     rate = fixed_point(lambda x, t: through(x, (t[0], _with(flat, t[1]))), stop_gradient(visits), dynamic)
     used, work, weight = _load(network, flat, rate)
     return Traffic(rate, visits, offered, used, 1.0 / xp.maximum(used, 1.0), work, weight)
+
+
+def _limited(network: Network, flat: Flat, visits: Array, shed: np.ndarray, limits: Limits) -> Traffic:
+    """Flows that obey `limits`."""
+    xp = namespace(network, flat, visits, limits)
+
+    def passing(net: Network, f: Flat, x: Array, given: Limits) -> tuple[Array, ...]:
+        used, work, weight = _load(net, f, x)
+        used = used * given.stretch
+        return used, xp.where(shed, 1.0 - given.lost, 1.0 / xp.maximum(used, 1.0)), work, weight
+
+    def through(x: Array, theta: Any) -> Array:
+        net, numbers, given = theta
+        f = _with(flat, numbers)
+        return f.entering + _times(xp.swapaxes(f.routing, -1, -2), x * at_stages(f, passing(net, f, x, given)[1]))
+
+    start = stop_gradient(visits + 0.0 * limits.lost[..., :1])
+    rate = fixed_point(through, start, (network, _numbers(flat), limits))
+    used, passed, work, weight = passing(network, flat, rate, limits)
+    offered = _load(network, flat, visits)[0] * limits.stretch
+    return Traffic(rate, visits, offered, used, passed, work, weight)
 
 
 def _numbers(flat: Flat) -> tuple[Array, ...]:

@@ -11,6 +11,7 @@ from ridgeline.stage_network_file import read_network
 
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "docs" / "networks" / "rag.toml"
+DAY = ROOT / "docs" / "networks" / "day.toml"
 
 
 def answered(capsys, *options: str) -> str:
@@ -74,13 +75,80 @@ def test_bad_files_are_refused_in_one_line(capsys, tmp_path, old, new, message):
     assert re.search(message, captured.err)
 
 
-def test_every_snippet_of_the_page_runs(monkeypatch):
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('policy = "least_work"', 'policy = "fastest"', r"routers\.decoders\.policy: 'fastest' is unknown"),
+        (
+            'pools = ["new", "old"]',
+            'pools = ["new", "odd"]',
+            r"routers\.decoders\.pools: 'odd' is no pool; did you mean 'old'",
+        ),
+        (
+            'pools = ["new", "old"]',
+            'pools = ["new", 3]',
+            r"routers\.decoders\.pools: \['new', 3\]; expected a list of pools",
+        ),
+        ('when_full = "shed"', 'when_full = "drop"', r"pools\.cpu\.when_full: 'drop' is unknown"),
+        ("factors = [1.0, 2.0, 1.0]", "factors = [1.0, 2.0]", r"arrivals\.factors: \[1\.0, 2\.0\]; expected 3 numbers"),
+        (
+            'start_up = "60 s"',
+            'startup = "60 s"',
+            r"pools\.prefill\.autoscale\.startup: unknown; did you mean 'start_up'",
+        ),
+        ("least = 2", "least = 3", r"pools\.prefill\.autoscale: 2 servers at the start"),
+        ('at = "400 s"', 'at = "400 J"', r"pools\.new\.failure\.at"),
+        ('fixed = "7 ms"', "fixed = [7]", r"pools\.new\.law\.fixed: \[7\]; expected a number"),
+        ("rate = 15.0", "rate = 45.0", r"pools\.prefill: unstable at the start"),
+    ],
+)
+def test_bad_changes_are_refused_in_one_line(capsys, tmp_path, old, new, message):
+    text = DAY.read_text(encoding="utf-8")
+    assert old in text
+    path = tmp_path / "day.toml"
+    path.write_text(text.replace(old, new, 1), encoding="utf-8")
+    with pytest.raises(SystemExit) as end:
+        main(["serve", "network", str(path), "--transient", "60"])
+    captured = capsys.readouterr()
+    assert end.value.code == 2
+    assert len(captured.err.strip().splitlines()) == 1
+    assert "day.toml" in captured.err
+    assert re.search(message, captured.err)
+
+
+def test_a_course_in_numbers_and_as_a_picture(capsys, tmp_path):
+    picture = tmp_path / "course.png"
+    with pytest.raises(SystemExit) as end:
+        main(["serve", "network", str(DAY), "--transient", "900", "--json", "--plot", str(picture)])
+    assert end.value.code == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["pools"]["prefill"]["most_servers"] == 3.0
+    assert found["pools"]["new"]["least_servers"] == 1.0
+    assert found["autoscaling"]["prefill"]["replica_hours"] > 0.5
+    assert found["classes"]["chat"]["served"] == pytest.approx(15.0 * 1200.0, rel=0.01)
+    assert picture.stat().st_size > 10_000
+    without = tmp_path / "loss.toml"
+    without.write_text(re.sub(r"autoscale = .*", "", DAY.read_text(encoding="utf-8")), encoding="utf-8")
+    with pytest.raises(SystemExit):
+        main(["serve", "network", str(without), "--transient", "900"])
+    printed = capsys.readouterr().out
+    assert "recovered at" in printed
+    assert "within 15 s" in printed
+
+
+@pytest.mark.parametrize(("page", "least"), [("stages", 4), ("network_dynamics", 5)])
+def test_every_snippet_of_the_pages_runs(monkeypatch, page, least):
     monkeypatch.chdir(ROOT)
-    text = (ROOT / "docs" / "stages.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
     snippets = re.findall(r"```python\n(.*?)```", text, flags=re.S)
-    assert len(snippets) >= 4
+    assert len(snippets) >= least
     names: dict = {}
     for snippet in snippets:
-        exec(compile(snippet, "docs/stages.md", "exec"), names)
+        exec(compile(snippet, f"docs/{page}.md", "exec"), names)
     assert names["state"].stable
     assert read_network(FILE).name == "chat with retrieval"
+    if page == "network_dynamics":
+        assert names["held"].utilisation[0] > names["free"].utilisation[0]
+        assert names["held"].scale <= names["free"].scale
+        assert names["seen"].e2e_s[0] == pytest.approx(float(names["balanced"].e2e_s[0]), rel=0.1)
+        assert names["scaled"].serving["prefill"].max() > 2
