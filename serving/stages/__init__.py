@@ -17,6 +17,7 @@ from serving.stages.energy import (
     pool_devices,
     usual_machine,
 )
+from serving.stages.load import load_for
 from serving.stages.memory_tiers import (
     MemoryTier,
     TierTraffic,
@@ -26,6 +27,15 @@ from serving.stages.memory_tiers import (
     tier_traffic,
 )
 from serving.stages.network import END, Network, Pool, RequestClass, Stage, chain, check_network
+from serving.stages.reasoning import (
+    Longest,
+    best_of_accuracy,
+    longest_of,
+    majority_accuracy,
+    reasoning_stages,
+    revised_accuracy,
+    sampled_stage,
+)
 from serving.stages.replay_network import NetworkReplay, replay_network
 from serving.stages.statements import backpressure, check_stable
 from serving.stages.steady_network import SteadyNetwork, steady_network
@@ -48,6 +58,7 @@ __all__ = [
     "DevicePower",
     "Hnsw",
     "IvfPq",
+    "Longest",
     "MachinePower",
     "MemoryTier",
     "Network",
@@ -64,6 +75,7 @@ __all__ = [
     "accelerator_device",
     "at_clock",
     "backpressure",
+    "best_of_accuracy",
     "break_even_tokens_per_s",
     "chain",
     "check_network",
@@ -75,15 +87,21 @@ __all__ = [
     "law_time",
     "linear_law",
     "linear_voltage",
+    "load_for",
+    "longest_of",
+    "majority_accuracy",
     "memory_tier",
     "network_at_clock",
     "network_elasticities",
     "network_energy",
     "network_secants",
     "pool_devices",
+    "reasoning_stages",
     "replay_network",
     "retrieval_stages",
+    "revised_accuracy",
     "roofline_law",
+    "sampled_stage",
     "search_law",
     "search_time",
     "sharded",
