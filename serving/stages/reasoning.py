@@ -7,8 +7,9 @@ of mean m and squared coefficient of variation c^2, gamma distributed with quant
 
 **Accuracy**, for a question whose single answer is right with probability p:
 
-    majority of n      sum_k C(n, k) p^k ((1 - p) / r)^(n - k) (n - k)! A_k       wrong answers fall on r equal rivals, ties are drawn
-    best of n          n p integral phi(z - d) (p Phi(z - d) + (1 - p) Phi(z))^(n - 1) dz     score of a right answer N(d, 1), else N(0, 1)
+    majority of n      sum_k C(n, k) p^k ((1 - p) / r)^(n - k) (n - k)! A_k      r equal wrong answers, ties drawn
+    best of n          n p integral phi(z - d) (p Phi(z - d) + (1 - p) Phi(z))^(n - 1) dz
+                       score of a right answer N(d, 1), of a wrong one N(0, 1)
     k revisions        p* + (p - p*) (1 - gain - loss)^k,  p* = gain / (gain + loss)         a thought mends or spoils an answer
 
 A_k: coefficient of x^(n - k) in sum_t C(r, t) (x^k / k!)^t (sum_{j<k} x^j / j!)^(r - t) / (t + 1). Limits: best of n is p for d = 0
@@ -41,8 +42,8 @@ class Longest(NamedTuple):
 
 
 def longest_of(mean: Array, scv: Array, samples: Array) -> Longest:
-    """The largest of `samples` lengths of `mean` and squared coefficient of variation `scv`, [...]; mean within 1 % of that of gamma
-    lengths for scv up to 1 (whose quantile is an approximation)."""
+    """The largest of `samples` lengths of `mean` and squared coefficient of variation `scv`, [...]; mean within 1 % of that
+    of gamma lengths for scv up to 1 (whose quantile is an approximation)."""
     check_number("samples", samples, least=1.0)
     check_number("scv", scv, least=0.0)
     xp = namespace(mean, scv, samples)
@@ -75,8 +76,8 @@ def majority_accuracy(right: Array, samples: int, rivals: int = 4) -> Array:
 
 
 def best_of_accuracy(right: Array, samples: Array, separation: Array) -> Array:
-    """Probability that the answer of highest score among `samples` is right, [...]; `separation`: by how many standard deviations of
-    the score right answers are above wrong ones."""
+    """Probability that the answer of highest score among `samples` is right, [...]; `separation`: by how many standard
+    deviations of the score right answers are above wrong ones."""
     check_number("right", right, least=0.0, most=1.0)
     check_number("samples", samples, least=1.0)
     xp = namespace(right, samples, separation)
@@ -88,8 +89,8 @@ def best_of_accuracy(right: Array, samples: Array, separation: Array) -> Array:
 
 
 def revised_accuracy(right: Array, thoughts: Array, gain: Array, loss: Array = 0.0) -> Array:
-    """Probability that an answer is right after `thoughts` revisions, [...], each of which mends a wrong one with probability `gain`
-    and spoils a right one with probability `loss`."""
+    """Probability that an answer is right after `thoughts` revisions, [...], each of which mends a wrong one with probability
+    `gain` and spoils a right one with probability `loss`."""
     for name, value in (("right", right), ("gain", gain), ("loss", loss)):
         check_number(name, value, least=0.0, most=1.0)
     xp = namespace(right, thoughts, gain, loss)

@@ -91,7 +91,7 @@ def test_reasoning_without_any_is_prefill_and_decode():
     # four samples take the time of the longest, three thoughts that of four in line
     light = [float(steady_network(n.scaled(1e-6)).e2e_s[0]) for n in (plain, sampling, thinking)]
     assert light[0] < light[1] < light[2]
-    with pytest.raises(ValueError, match="thoughts: 1.5"):
+    with pytest.raises(ValueError, match=r"thoughts: 1\.5"):
         network(thoughts=1.5)
 
 
