@@ -30,6 +30,8 @@ scv = 1.0
 pool = "gpu"
 work = 300
 next = { embed = 0.2, end = 0.8 }
+
+Memory tiers, and stages that retrieve from them: `ridgeline.tier_table`.
 """
 
 from dataclasses import dataclass, fields, replace
@@ -40,6 +42,7 @@ import hardware
 import workloads
 from hardware.paths import nearest
 from hardware.quantities import parse_quantity
+from ridgeline.tier_table import expanded, slowed_pools
 from ridgeline.toml_file import read_toml
 from serving.stages import (
     END,
@@ -93,8 +96,10 @@ def read_network(path: str | Path) -> NetworkFile:
 
 
 def _network(text: dict[str, Any], stem: str) -> NetworkFile:
-    _known("", text, ("name", "pools", "classes"))
+    _known("", text, ("name", "pools", "classes", "tiers"))
+    text, contention = expanded(text)
     pools = {name: _pool(table, name) for name, table in _table(text, "pools", "").items()}
+    pools = slowed_pools(pools, contention)
     classes = {name: _class(table, name, pools) for name, table in _table(text, "classes", "").items()}
     network = check_network(Network(classes=tuple(classes.values()), pools=tuple(pools.values())))
     asked = text.get("classes", {})

@@ -120,15 +120,23 @@ def che_hit_rate(rates: Array, capacity: Array) -> Array:
         raise ValueError("rates: all are 0; expected at least one above 0")
     rates = xp.asarray(rates) * 1.0 / xp.sum(xp.asarray(rates))
     capacity = xp.asarray(capacity) * 1.0
-
-    def excess(log_time, theta):
-        popularity, size = theta
-        return xp.sum(-xp.expm1(-popularity * xp.exp(log_time)[..., None]), axis=-1) - size
-
-    low, high = xp.log(xp.maximum(capacity, 1e-9)) - 1.0, xp.zeros(capacity.shape) + 60.0
-    time = xp.exp(increasing_root(excess, low, high, (rates, capacity)))
+    time = characteristic_references(rates, capacity)
     hit = xp.sum(rates * -xp.expm1(-rates * time[..., None]), axis=-1)
     return xp.where(capacity >= rates.shape[-1], 1.0, xp.where(capacity > 0.0, hit, 0.0))
+
+
+def characteristic_references(popularity: Array, capacity: Array) -> Array:
+    """References, [...], in which `capacity` [...] distinct items are touched on the mean, at shares `popularity` [items] that sum
+    to 1: how long an item stays in an LRU cache."""
+    xp = namespace(popularity, capacity)
+    capacity = xp.asarray(capacity) * 1.0
+
+    def excess(log_time, theta):
+        shares, size = theta
+        return xp.sum(-xp.expm1(-shares * xp.exp(log_time)[..., None]), axis=-1) - size
+
+    low, high = xp.log(xp.maximum(capacity, 1e-9)) - 1.0, xp.zeros(capacity.shape) + 60.0
+    return xp.exp(increasing_root(excess, low, high, (popularity, capacity)))
 
 
 @numba.njit(cache=True)

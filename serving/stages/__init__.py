@@ -17,12 +17,16 @@ from serving.stages.energy import (
     pool_devices,
     usual_machine,
 )
+from serving.stages.eviction import POLICIES, hit_rate, lfu_hit_rate, ttl_hit_rate
 from serving.stages.load import load_for
 from serving.stages.memory_tiers import (
     MemoryTier,
     TierTraffic,
     break_even_tokens_per_s,
+    contended_law,
+    kv_block_bytes,
     memory_tier,
+    moved_watts,
     retrieval_stages,
     tier_traffic,
 )
@@ -36,10 +40,11 @@ from serving.stages.reasoning import (
     revised_accuracy,
     sampled_stage,
 )
+from serving.stages.replay_cache import replay_cache
 from serving.stages.replay_network import NetworkReplay, replay_network
 from serving.stages.statements import backpressure, check_stable
 from serving.stages.steady_network import SteadyNetwork, steady_network
-from serving.stages.step_law import StepLaw, decode_law, law_time, linear_law, roofline_law
+from serving.stages.step_law import StepLaw, decode_law, law_time, linear_law, prefill_law, roofline_law
 from serving.stages.vector_search import (
     Hnsw,
     IvfPq,
@@ -55,6 +60,7 @@ from serving.stages.vector_search import (
 
 __all__ = [
     "END",
+    "POLICIES",
     "DevicePower",
     "Hnsw",
     "IvfPq",
@@ -80,23 +86,30 @@ __all__ = [
     "chain",
     "check_network",
     "check_stable",
+    "contended_law",
     "cpu_device",
     "decode_law",
     "frequency_for",
+    "hit_rate",
     "index_bytes",
+    "kv_block_bytes",
     "law_time",
+    "lfu_hit_rate",
     "linear_law",
     "linear_voltage",
     "load_for",
     "longest_of",
     "majority_accuracy",
     "memory_tier",
+    "moved_watts",
     "network_at_clock",
     "network_elasticities",
     "network_energy",
     "network_secants",
     "pool_devices",
+    "prefill_law",
     "reasoning_stages",
+    "replay_cache",
     "replay_network",
     "retrieval_stages",
     "revised_accuracy",
@@ -107,5 +120,6 @@ __all__ = [
     "sharded",
     "steady_network",
     "tier_traffic",
+    "ttl_hit_rate",
     "usual_machine",
 ]

@@ -2,7 +2,7 @@
 
 Times rise with the load, so that the largest factor x on all rates at which a time of the steady state meets its target is a root,
 
-    time(x rates) = target,      0 < x < scale       scale: what the network holds at all (`SteadyNetwork.scale`),
+    time(x scale rates) = target,      0 < x < 1       scale: what the network holds at all (`SteadyNetwork.scale`),
 
 found for all configurations at once and differentiated implicitly.
 """
@@ -16,6 +16,7 @@ from hardware.paths import nearest
 from serving.implicit_root import increasing_root
 from serving.stages.network import Network, check_network
 from serving.stages.steady_network import SteadyNetwork, steady_network
+from serving.stages.traffic import flatten, traffic
 from workloads.numeric import Array, namespace
 
 #: Least and largest share of what the network holds that is answered.
@@ -39,14 +40,22 @@ def load_for(
         check_network(network)
     theta = jax.tree_util.tree_map(lambda leaf: leaf * 1.0, (network, xp.asarray(target_s)))
 
-    def over(log_factor: Array, theta: Any) -> Array:
+    def over(share: Array, theta: Any) -> Array:
         net, target = theta
-        state = steady_network(net.scaled(xp.exp(log_factor)), checked=False)
+        # nearly linear in the load: a queue's time is about 1 / (1 - load)
+        held = steady_scale(net)
+        state = steady_network(net.scaled(share * held), checked=False)
         time = metric(state) if callable(metric) else getattr(state, metric)[..., request_class]
-        return xp.log(time / target)
+        return 1.0 - target / time
 
-    held = steady_network(theta[0], checked=False).scale
-    held = held + 0.0 * over(xp.log(LEAST * held), theta)
-    low, high = xp.log(LEAST * held), xp.log(MOST * held)
-    found = xp.exp(increasing_root(over, low, high, theta))
-    return xp.where(over(low, theta) > 0.0, 0.0, found)
+    none = 0.0 * over(xp.asarray(LEAST), theta)
+    ends = over(LEAST + none, theta), over(MOST + none, theta)
+    share = increasing_root(over, LEAST + none, MOST + none, theta, ends)
+    return xp.where(ends[0] > 0.0, 0.0, share * steady_scale(theta[0]))
+
+
+def steady_scale(network: Network) -> Array:
+    """Factor on all rates that the network just holds, [...], without its queues."""
+    flat = flatten(network)
+    most = namespace(network).max(traffic(network, flat).offered, axis=-1)
+    return 1.0 / most

@@ -104,8 +104,18 @@ def decode_law(
     """The decode step of an engine behind `context_tokens` per sequence, by sequences: `serving.phase_law` cut at knots, made
     concave where the kernel's steps are not (the least T(w) / w over larger batches is what a scheduler can reach)."""
     n = np.asarray(knots, dtype=float)
-    seconds = np.asarray(iteration_time(law, 0.0, 0.0, n, context_tokens, n), dtype=float)
-    per_item = np.minimum.accumulate(seconds / n)
+    return _at_knots(n, iteration_time(law, 0.0, 0.0, n, context_tokens, n))
+
+
+def prefill_law(law: PhaseLaw, prompt_tokens: Array, knots: tuple[float, ...] = (1, 2, 4, 8, 16, 32, 64)) -> StepLaw:
+    """Whole prompts of `prompt_tokens` each, by how many go through the engine at a time: for prefill on a pool of its own, and for
+    encoders and rerankers, whose items are prompts. Made concave as `decode_law`."""
+    n = np.asarray(knots, dtype=float)
+    return _at_knots(n, iteration_time(law, n * prompt_tokens, 0.5 * prompt_tokens, 0.0, 0.0, n))
+
+
+def _at_knots(n: np.ndarray, seconds: Array) -> StepLaw:
+    per_item = np.minimum.accumulate(np.asarray(seconds, dtype=float) / n)
     seconds = per_item * n
     return StepLaw((0.0, *n.tolist()), (float(max(2.0 * seconds[0] - seconds[1], 0.0)), *seconds.tolist()))
 

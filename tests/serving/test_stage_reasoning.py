@@ -1,6 +1,7 @@
 """Reasoning stages and the load within a promised time: enumeration, draws, limits that must hold exactly."""
 
 from itertools import product
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +26,7 @@ from serving.stages import (
 DECODE = Stage(name="decode", pool="gpu", work=100.0, scv=1.0)
 
 
-def network(rate=2.0, **options):
+def network(rate: Any = 2.0, **options):
     return Network(
         classes=(
             RequestClass(
