@@ -3,7 +3,8 @@
     python benchmarks/tier_hit_rates.py [--data DIR]
 
 Six capacities per trace, from 1/64 of its distinct blocks on, each twice the one before; as single caches, and cut into three
-tiers. Then the policies replayed reference by reference beside their closed forms from the trace's own popularities. Prints hit rates in percent, their difference in points, and the seconds of the exact curve and of Che's.
+tiers. Then the policies replayed reference by reference beside their closed forms from the trace's own popularities.
+Prints hit rates in percent, their difference in points, and the seconds of the exact curve and of Che's.
 """
 
 import argparse

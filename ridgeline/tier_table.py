@@ -175,10 +175,11 @@ def _block(row: dict[str, Any], path: str) -> float:
         return _number(row, "block", path, "bytes")
     table = row["block"]
     _known(table, f"{path}.block", ("model", "tokens", "kv_dtype"))
-    model = workloads.load(table.get("model", ""))
-    if not isinstance(model, workloads.TransformerModel):
-        raise ValueError(f"{path}.block.model: {table['model']!r}; expected a language model")
-    return float(kv_block_bytes(model, _number(table, "tokens", f"{path}.block", "count"), table.get("kv_dtype", "")))
+    tokens = _number(table, "tokens", f"{path}.block", "count")
+    try:
+        return float(kv_block_bytes(workloads.load(table.get("model", "")), tokens, table.get("kv_dtype", "")))
+    except ValueError as error:
+        raise ValueError(f"{path}.block: {error}") from None
 
 
 def _contention(row: Any, path: str, pools: dict[str, Any], traffic: Any) -> Contention:

@@ -161,8 +161,11 @@ def contended_law(
     return StepLaw(law.knots, tuple(s * slower for s in law.seconds))
 
 
-def kv_block_bytes(model: TransformerModel, tokens: Array, kv_dtype: str = "") -> Array:
-    """Bytes of the cache of a block of `tokens` of `model`, [...], with keys and values as `kv_dtype` (default: the model's)."""
+def kv_block_bytes(model: Any, tokens: Array, kv_dtype: str = "") -> Array:
+    """Bytes of the cache of a block of `tokens` of a language model, [...], with keys and values as `kv_dtype` (default: the
+    model's)."""
+    if not isinstance(model, TransformerModel):
+        raise ValueError(f"model: {getattr(model, 'name', model)!r}; expected a language model")
     return request_cache_bytes(model, tokens, kv_dtype=canonical_dtype(kv_dtype) if kv_dtype else "")
 
 

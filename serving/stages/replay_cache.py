@@ -10,6 +10,7 @@ on leading runs of a prompt (that is `BlockTrace.hit_rate`, for lru): each refer
 """
 
 import heapq
+from typing import Any
 
 import numba
 import numpy as np
@@ -44,7 +45,7 @@ def _run(blocks, when, capacity, frequency, ttl):
     last = np.full(count, -1, dtype=np.int64)
     inside = np.zeros(count, dtype=np.bool_)
     found = np.zeros(blocks.size, dtype=np.bool_)
-    heap = [(np.int64(0), np.int64(0), np.int64(0))]
+    heap: Any = [(np.int64(0), np.int64(0), np.int64(0))]
     heap.pop()
     held = 0
     oldest = 0

@@ -3,6 +3,7 @@
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -80,7 +81,7 @@ def test_a_small_cache_by_hand():
 
 def test_what_stays_in_place_moves_less():
     tiers = (memory_tier("device", capacity_bytes=4e8), memory_tier("host", capacity_bytes=4e9))
-    load = {"block_bytes": 1e7, "blocks_per_request": 4.0, "requests_per_s": 5.0}
+    load: Any = {"block_bytes": 1e7, "blocks_per_request": 4.0, "requests_per_s": 5.0}
     lru = tier_traffic(tiers, lambda n: hit_rate(RATES, n), **load)
     lfu = tier_traffic(tiers, lambda n: hit_rate(RATES, n, "lfu"), **load, moves=False)
     assert lfu.found[0] > lru.found[0]
@@ -131,7 +132,7 @@ def test_a_file_retrieves_from_its_tiers(tmp_path):
     )
     best = read(tmp_path, ('policy = "lru"', 'policy = "lfu"'))
     assert float(best.classes[0].stages[2].work) < stages["prefill"].work
-    short = read(tmp_path, ('policy = "lru"', 'policy = "ttl", ttl = "1 s"'))
+    short = read(tmp_path, ('policy = "lru"', 'policy = "ttl"\nttl = "1 s"'))
     assert float(short.classes[0].stages[-2].work) > stages["prefill"].work
     small = read(tmp_path, ('kv_dtype = "bf16"', 'kv_dtype = "fp8"'))
     assert float(steady_network(small).e2e_s[0]) < float(steady_network(network).e2e_s[0])
@@ -149,11 +150,7 @@ def test_a_file_retrieves_from_its_tiers(tmp_path):
         ("[tiers.host]", "[tiers.hots]", r"tiers\.hots\.kind: 'hots' is unknown; did you mean 'host'"),
         ('policy = "lru"', 'policy = "lfru"', r"stages\.retrieve\.retrieve\.policy: 'lfru' is unknown"),
         ('policy = "lru"', 'policy = "ttl"', r"stages\.retrieve\.retrieve\.ttl: missing"),
-        (
-            'feeds = "prefill"',
-            'feeds = "prefil"',
-            r"stages\.retrieve\.retrieve\.feeds: 'prefil' is no stage of this class; did you mean 'prefill'",
-        ),
+        ('feeds = "prefill"', 'feeds = "prefil"', r"feeds: 'prefil' is no stage of this class; did you mean 'prefill'"),
         ('kind = "ssd"', 'kind = "ssdd"', r"tiers\.ssd\.kind: 'ssdd' is unknown; did you mean 'ssd'"),
         ("sharers = 1", "sharers = 0", r"tiers\.ssd\.sharers: 0"),
         ("blocks = 6", "", r"stages\.retrieve\.retrieve\.blocks: missing"),
@@ -169,5 +166,5 @@ def test_every_snippet_of_the_page_runs():
     for snippet in re.findall(r"```python\n(.*?)```", (FILE.parents[1] / "memory_tiers.md").read_text("utf-8"), re.S):
         exec(compile(snippet, "docs/memory_tiers.md", "exec"), names)
     assert names["rates"]["lru"] == pytest.approx(names["seen"], abs=0.015)
-    assert names["found"]["fp8"].missed < names["found"]["bf16"].missed
+    assert names["found"]["fp8"].found[0] > names["found"]["bf16"].found[0]
     assert names["law"].seconds[0] > 6e-3
