@@ -22,6 +22,7 @@ from serving.stages import (
     revised_accuracy,
     steady_network,
 )
+from serving.stages.linear_systems import solved
 
 DECODE = Stage(name="decode", pool="gpu", work=100.0, scv=1.0)
 
@@ -116,3 +117,16 @@ def test_the_load_for_a_time_just_meets_it():
     assert float(load_for(servers, 2.0)) == pytest.approx(1.5, rel=1e-4)
     slope = jax.jit(jax.grad(lambda t: load_for(servers, t)))(jnp.asarray(2.0))
     assert float(slope) == pytest.approx(0.25, rel=1e-3)
+
+
+def test_small_systems_and_their_derivatives():
+    random = np.random.default_rng(0)
+    flows = random.uniform(0.0, 0.3, (50, 5, 5)) * random.integers(0, 2, (50, 5, 5))
+    flows = flows / np.maximum(flows.sum(-1, keepdims=True) * 1.05, 1.0)
+    right, system = random.normal(size=(50, 5)), np.eye(5) - flows
+    exact = np.linalg.solve(system, right[..., None])[..., 0]
+    compiled = jax.jit(jax.value_and_grad(lambda f: jnp.sum(solved(jnp.eye(5) - f, right) ** 2)))
+    value, slope = compiled(jnp.asarray(flows))
+    assert float(value) == pytest.approx(float(np.sum(exact**2)), rel=1e-12)
+    turned = np.linalg.solve(np.swapaxes(system, -1, -2), 2.0 * exact[..., None])
+    np.testing.assert_allclose(slope, turned * exact[:, None, :], rtol=1e-9, atol=1e-12)
