@@ -17,9 +17,9 @@ from typing import Any
 import hardware
 import workloads
 from hardware.paths import nearest
-from hardware.quantities import parse_quantity
 from ridgeline.kernel_estimators import chip_estimator
 from ridgeline.technique_table import TECHNIQUES, speculated, technique_rewrite
+from ridgeline.toml_fields import check_keys, number
 from serving.stages import MemoryTier, StepLaw, decode_law, memory_tier
 from workloads import Parallelism
 from workloads.layers import MixtureOfExperts
@@ -41,7 +41,7 @@ def engine_law(table: dict[str, Any], where: str) -> StepLaw:
     from serving import closed_form_law
     from serving.experts import Group, attention_ffn_law, offloaded_law, routed_estimator
 
-    _known(table, where, KEYS)
+    check_keys(f"{where}.", table, KEYS)
     if "on" not in table:
         raise ValueError(f"{where}.on: missing; expected a chip beside model")
     model = workloads.load(table["model"])
@@ -51,7 +51,9 @@ def engine_law(table: dict[str, Any], where: str) -> StepLaw:
         model = model.with_quantisation(table["dtype"])
     layout, chip, apart = _layout(table, where), hardware.load(table["on"]), table.get("feed_forward")
     experts = (
-        layout if apart is None else _layout(_known(apart, f"{where}.feed_forward", _GROUP), f"{where}.feed_forward")
+        layout
+        if apart is None
+        else _layout(check_keys(f"{where}.feed_forward.", apart, _GROUP), f"{where}.feed_forward")
     )
     estimator = chip_estimator("vllm")
     if "routing" in table:
@@ -69,20 +71,20 @@ def engine_law(table: dict[str, Any], where: str) -> StepLaw:
         link = other.scale_up
         if "link" in apart:
             link = replace(
-                link, bandwidth_bytes_per_s=_number(apart, "link", path, "bytes_per_s", 0.0),
-                latency_s=_number(apart, "latency", path, "s", float("nan")),
+                link, bandwidth_bytes_per_s=number(apart, "link", path, "bytes_per_s", 0.0),
+                latency_s=number(apart, "latency", path, "s", float("nan")),
             )  # fmt: skip
         law = attention_ffn_law(
             model, Group(chip=chip, parallelism=layout), Group(chip=other, parallelism=experts), link, estimator,
-            micro_batches=int(_number(apart, "micro_batches", path, "count", 1.0)),
+            micro_batches=int(number(apart, "micro_batches", path, "count", 1.0)),
         )  # fmt: skip
     if "offload" in table:
         law = offloaded_law(law, _offload(table, model, experts, f"{where}.offload"))
-    return decode_law(speculated(law, table, where), _number(table, "context", where, "count", 1024.0))
+    return decode_law(speculated(law, table, where), number(table, "context", where, "count", 1024.0))
 
 
 def _layout(table: dict[str, Any], where: str) -> Parallelism:
-    tp, dp, ep = (int(_number(table, name, where, "count", 1.0)) for name in ("tp", "dp", "ep"))
+    tp, dp, ep = (int(number(table, name, where, "count", 1.0)) for name in ("tp", "dp", "ep"))
     return Parallelism(tp=tp, dp=dp, ep=ep)
 
 
@@ -103,14 +105,14 @@ def _routing(table: Any, model: workloads.TransformerModel, ranks: int, where: s
         replicated_placement,
     )
 
-    _known(table, where, _ROUTING)
+    check_keys(f"{where}.", table, _ROUTING)
     kind, experts = table.get("kind", "random"), _mixture(model, where).experts
     if kind not in _KINDS:
         raise ValueError(f"{where}.kind: {kind!r} is unknown{nearest(str(kind), _KINDS)} (known: {', '.join(_KINDS)})")
-    run = _number(table, "run_tokens", where, "count", 1.0)
+    run = number(table, "run_tokens", where, "count", 1.0)
     try:
         if kind == "power_law":
-            routing = power_law_routing(experts, _number(table, "exponent", where, "count", 0.8), run_tokens=run)
+            routing = power_law_routing(experts, number(table, "exponent", where, "count", 0.8), run_tokens=run)
         elif kind == "proportional":
             routing = proportional_routing([float(p) for p in table.get("popularity", ())], run_tokens=run)
         else:
@@ -124,13 +126,13 @@ def _routing(table: Any, model: workloads.TransformerModel, ranks: int, where: s
 def _offload(table: dict[str, Any], model: workloads.TransformerModel, layout: Parallelism, where: str):
     from serving.experts import ExpertOffload, LayerOffload, expert_bytes, layer_bytes, random_routing
 
-    own = _known(table["offload"], where, _OFFLOAD)
+    own = check_keys(f"{where}.", table["offload"], _OFFLOAD)
     if ("resident" in own) == ("share" in own):
         raise ValueError(f"{where}: expected exactly one of resident (experts of a layer) and share (of every layer)")
-    tier, ahead = _tier(own, where), _number(own, "prefetch", where, "count", 0.0 if "resident" in own else 1.0)
+    tier, ahead = _tier(own, where), number(own, "prefetch", where, "count", 0.0 if "resident" in own else 1.0)
     try:
         if "share" in own:
-            share = _number(own, "share", where, "count", 0.0)
+            share = number(own, "share", where, "count", 0.0)
             return LayerOffload(layer_bytes=layer_bytes(model, layout), share=share, tier=tier, prefetch=ahead)
         mixture = _mixture(model, where)
         routing = random_routing(mixture.experts)
@@ -138,8 +140,8 @@ def _offload(table: dict[str, Any], model: workloads.TransformerModel, layout: P
             routing = _routing(table["routing"], model, int(layout.ep), f"{where.rpartition('.')[0]}.routing")[0]
         return ExpertOffload(
             routing=routing, top_k=float(mixture.top_k), expert_bytes=expert_bytes(model), tier=tier, prefetch=ahead,
-            resident=_number(own, "resident", where, "count", 0.0), ranks=1.0 * layout.ep * layout.expert_tp,
-            wasted=_number(own, "wasted", where, "count", 0.0), policy=str(own.get("policy", "pinned")),
+            resident=number(own, "resident", where, "count", 0.0), ranks=1.0 * layout.ep * layout.expert_tp,
+            wasted=number(own, "wasted", where, "count", 0.0), policy=str(own.get("policy", "pinned")),
         )  # fmt: skip
     except ValueError as error:
         raise ValueError(f"{where}.{str(error).removeprefix('offload.')}") from None
@@ -152,22 +154,5 @@ def _tier(table: dict[str, Any], where: str) -> MemoryTier:
         raise ValueError(f"{where}.{error}") from None
     fields = {"bandwidth": "bandwidth_bytes_per_s", "latency": "latency_s", "capacity": "capacity_bytes"}
     return tier.replace(
-        **{fields.get(k, k): _number(table, k, where, unit, 0.0) for k, unit in _TIER.items() if k in table}
+        **{fields.get(k, k): number(table, k, where, unit, 0.0) for k, unit in _TIER.items() if k in table}
     )
-
-
-def _number(table: dict[str, Any], key: str, where: str, unit: str, default: float) -> float:
-    if key not in table:
-        return default
-    if isinstance(table[key], bool | list | dict):
-        raise ValueError(f"{where}.{key}: {table[key]!r}; expected a number")
-    return 0.0 if table[key] == 0 else float(parse_quantity(table[key], unit, f"{where}.{key}"))
-
-
-def _known(given: Any, where: str, known: tuple[str, ...]) -> dict[str, Any]:
-    if not isinstance(given, dict):
-        raise ValueError(f"{where}: {given!r}; expected a table")
-    for name in given:
-        if name not in known:
-            raise ValueError(f"{where}.{name}: unknown{nearest(name, known)} (known: {', '.join(known)})")
-    return given

@@ -44,6 +44,8 @@ scv = 1.0
 pool = "gpu"
 work = 300
 next = { embed = 0.2, end = 0.8 }
+
+Memory tiers, and stages that retrieve from them: `ridgeline.tier_table`.
 """
 
 from dataclasses import dataclass, fields, replace
@@ -54,6 +56,7 @@ import hardware
 from hardware.paths import nearest
 from ridgeline.engine_law_file import engine_law
 from ridgeline.stage_network_changes import Changes, read_changes
+from ridgeline.tier_table import expanded, slowed_pools
 from ridgeline.toml_fields import check_keys as _known
 from ridgeline.toml_fields import choice as _choice
 from ridgeline.toml_fields import field as _field
@@ -117,8 +120,10 @@ def read_network(path: str | Path) -> NetworkFile:
 
 
 def _network(text: dict[str, Any], stem: str) -> NetworkFile:
-    _known("", text, ("name", "pools", "routers", "arrivals", "classes"))
+    _known("", text, ("name", "pools", "routers", "tiers", "arrivals", "classes"))
+    text, contention = expanded(text)
     pools = {name: _pool(table, name) for name, table in _table(text, "pools", "").items()}
+    pools = slowed_pools(pools, contention)
     routers = {name: _router(table, name) for name, table in _table(text, "routers", "").items()}
     units = {name: _UNITS.get(pool.kind, "count") for name, pool in pools.items()}
     units |= {name: units.get(next(iter(router.pools), ""), "count") for name, router in routers.items()}

@@ -9,9 +9,11 @@ from hardware.paths import nearest
 from hardware.quantities import parse_quantity
 
 
-def number(table: dict[str, Any], key: str, where: str, unit: str, default: float) -> float:
-    """The number at `key` of the table `where`, in SI units."""
-    return _quantity(table[key], f"{where}.{key}", unit) if key in table else default
+def number(table: dict[str, Any], key: str, where: str, unit: str, default: float | None = None) -> float:
+    """The number at `key` of the table `where`, in SI units; one without a default must be there."""
+    if key not in table and default is None:
+        raise ValueError(f"{where}.{key}: missing")
+    return _quantity(table[key], f"{where}.{key}", unit) if key in table else float(default or 0.0)
 
 
 def numbers(table: dict[str, Any], key: str, where: str, unit: str) -> list[float]:
@@ -40,13 +42,14 @@ def table(text: dict[str, Any], name: str, where: str) -> dict[str, Any]:
     return found
 
 
-def check_keys(where: str, given: Any, known: tuple[str, ...]) -> None:
-    """`ValueError` unless `given` is a table with `known` keys only."""
+def check_keys(where: str, given: Any, known: tuple[str, ...]) -> dict[str, Any]:
+    """`given`; `ValueError` unless it is a table with `known` keys only."""
     if not isinstance(given, dict):
         raise ValueError(f"{where.rstrip('.')}: {given!r}; expected a table")
     for name in given:
         if name not in known:
             raise ValueError(f"{where}{name}: unknown{nearest(name, known)} (known: {', '.join(known)})")
+    return given
 
 
 @contextmanager

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from serving.stages.linear_systems import solved
 from workloads.numeric import Array, namespace
 
 ITERATIONS, TOLERANCE = 200, 1e-10
@@ -55,4 +56,4 @@ def _fixed_jvp(f, tolerance, primals, tangents):
     columns = [along(jnp.broadcast_to(jnp.eye(size)[i], x.shape)) for i in range(size)]
     moved = jax.jvp(lambda t: f(x, t), (theta,), (tangents[1],))[1]
     system = jnp.eye(size) - jnp.stack(columns, axis=-1)
-    return x, jnp.linalg.solve(system, moved[..., None])[..., 0]
+    return x, solved(system, moved)

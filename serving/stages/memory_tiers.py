@@ -13,8 +13,17 @@ p_i: probability that a request finds anything in tier i. u_i: load of what move
 their own; transfers share it evenly. H exactly from stack distances or by Che's approximation from a trace
 (`serving.prefix_cache`), or of independent references (`che_hit_rate`), differentiable.
 
-Sharers hold blocks of their own: each has its part of the capacity. Excludes: replication in several tiers, prefetch, other orders
-of eviction.
+Sharers hold blocks of their own: each has its part of the capacity. With `moves` False blocks stay where their popularity puts
+them (least frequently used order, learned): the same h_i with that H, reads go up, nothing comes down. With a time to live what
+comes down is at most what is said here. The nearest tier's own reads are part of the attention kernel and free here.
+
+**Contention.** What moves ends or begins in the memory that decoding reads. With x bytes per second moved, memory of B bytes per
+second and a share k of the step bound by it, a step takes (`contended_law`)
+
+    T'(w) = T(w) (1 - k + k / (1 - x / B))          nothing moved: T; all of B moved: never
+
+**Bytes of a block** are tokens times those of the cache, so that an 8-bit cache has blocks of half the bytes (`kv_block_bytes`):
+twice the blocks in a tier, half the time of each. Excludes: replication in several tiers, prefetch.
 """
 
 import tomllib
@@ -31,21 +40,27 @@ from hardware.accelerator import static
 from hardware.paths import nearest
 from hardware.quantities import parse_quantity
 from serving.stages.network import Pool, Stage
+from serving.stages.step_law import StepLaw
 from serving.waiting import CLOSEST
+from workloads.dtypes import canonical_dtype
+from workloads.memory import request_cache_bytes
 from workloads.numeric import Array, namespace
+from workloads.transformer import TransformerModel
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, kw_only=True)
 class MemoryTier:
     """A tier: `capacity_bytes` and `bandwidth_bytes_per_s` per direction of all of it, split among `sharers` devices;
-    `latency_s` to the first byte. Numbers may be arrays [...]."""
+    `latency_s` to the first byte; `usd_per_byte` of capacity, `joules_per_byte` moved. Numbers may be arrays [...]."""
 
     name: str = static("")
     capacity_bytes: Array = 0.0
     bandwidth_bytes_per_s: Array = 1.0
     latency_s: Array = 0.0
     sharers: Array = 1.0
+    usd_per_byte: Array = 0.0
+    joules_per_byte: Array = 0.0
 
     def replace(self, **changes: Any) -> "MemoryTier":
         """A copy with fields replaced."""
@@ -83,6 +98,7 @@ def memory_tier(name: str, **changes: Any) -> MemoryTier:
         name=name, capacity_bytes=float(parse_quantity(row["capacity"]["value"], "bytes", f"{name}.capacity")),
         bandwidth_bytes_per_s=float(parse_quantity(row["bandwidth"]["value"], "bytes_per_s", f"{name}.bandwidth")),
         latency_s=float(parse_quantity(row["latency"]["value"], "s", f"{name}.latency")),
+        usd_per_byte=row["usd_per_gb"]["value"] / 1e9, joules_per_byte=8e-12 * row["pj_per_bit"]["value"],
     ).replace(**changes)  # fmt: skip
 
 
@@ -93,11 +109,13 @@ def tier_traffic(
     block_bytes: Array,
     blocks_per_request: Array,
     requests_per_s: Array,
+    moves: bool = True,
 ) -> TierTraffic:
     """Steady state of `tiers`, near to far, under `requests_per_s` of one device, each with `blocks_per_request` references.
 
     `hit_rate`: share of references found by one cache of so many blocks [..., tiers]: of a trace
-    `lambda blocks: trace.hit_rate(blocks * trace.block_tokens)` (or `che_hit_rate`), or of popularities."""
+    `lambda blocks: trace.hit_rate(blocks * trace.block_tokens)` (or `che_hit_rate`), or of popularities
+    (`serving.stages.hit_rate`, with `moves` False for "lfu")."""
     check_tiers(tiers, block_bytes)
     sizes = [tier.capacity_bytes / tier.sharers / block_bytes for tier in tiers]
     xp = namespace(tiers, block_bytes, blocks_per_request, requests_per_s)
@@ -108,7 +126,7 @@ def tier_traffic(
     found = xp.maximum(within - above, 0.0)
     flow = xp.asarray(requests_per_s * blocks_per_request * block_bytes)[..., None] * 1.0
     first = np.array([1.0] + [0.0] * (len(tiers) - 1))
-    up, down = flow * found * (1.0 - first), flow * (1.0 - above) * (1.0 - first)
+    up, down = flow * found * (1.0 - first), flow * (1.0 - above) * (1.0 - first) * float(moves)
     bandwidth, latency, sharers = (
         _stack(xp, [getattr(tier, name) for tier in tiers])
         for name in ("bandwidth_bytes_per_s", "latency_s", "sharers")
@@ -122,6 +140,33 @@ def tier_traffic(
     stable = xp.all(used < 1.0, axis=-1)
     seconds = xp.where(used < 1.0, seconds, xp.inf)
     return TierTraffic(found, 1.0 - within[..., -1], up, down, used, seconds, xp.sum(seconds, axis=-1), stable)
+
+
+def moved_watts(tiers: tuple[MemoryTier, ...], traffic: TierTraffic) -> Array:
+    """Watts of what moves between tiers, [...]: bytes up and down times the energy of moving them."""
+    xp = namespace(tiers, traffic)
+    joules = _stack(xp, [tier.joules_per_byte for tier in tiers])
+    return xp.sum((traffic.up_bytes_per_s + traffic.down_bytes_per_s) * joules, axis=-1)
+
+
+def contended_law(
+    law: StepLaw, moved_bytes_per_s: Array, memory_bytes_per_s: Array, memory_share: Array = 1.0
+) -> StepLaw:
+    """The step law of a device whose memory also takes and gives `moved_bytes_per_s` of blocks, see the module; infinite seconds
+    where they fill it. `memory_share` of the step's time is bound by that memory."""
+    xp = namespace(law, moved_bytes_per_s, memory_bytes_per_s, memory_share)
+    left = 1.0 - xp.asarray(moved_bytes_per_s) / memory_bytes_per_s
+    slower = 1.0 - memory_share + memory_share / xp.where(left > 0.0, left, 1.0)
+    slower = xp.where(left > 0.0, slower, xp.inf)
+    return StepLaw(law.knots, tuple(s * slower for s in law.seconds))
+
+
+def kv_block_bytes(model: Any, tokens: Array, kv_dtype: str = "") -> Array:
+    """Bytes of the cache of a block of `tokens` of a language model, [...], with keys and values as `kv_dtype` (default: the
+    model's)."""
+    if not isinstance(model, TransformerModel):
+        raise ValueError(f"model: {getattr(model, 'name', model)!r}; expected a language model")
+    return request_cache_bytes(model, tokens, kv_dtype=canonical_dtype(kv_dtype) if kv_dtype else "")
 
 
 def break_even_tokens_per_s(tier: MemoryTier, kv_bytes_per_token: Array) -> Array:

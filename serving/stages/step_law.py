@@ -107,6 +107,13 @@ def decode_law(
     return reachable_law(knots, np.asarray(iteration_time(law, 0.0, 0.0, n, context_tokens, n), dtype=float))
 
 
+def prefill_law(law: PhaseLaw, prompt_tokens: Array, knots: tuple[float, ...] = (1, 2, 4, 8, 16, 32, 64)) -> StepLaw:
+    """Whole prompts of `prompt_tokens` each, by how many go through the engine at a time: for prefill on a pool of its own, and for
+    encoders and rerankers, whose items are prompts. Made concave as `decode_law`."""
+    n = np.asarray(knots, dtype=float)
+    return reachable_law(knots, np.asarray(iteration_time(law, n * prompt_tokens, 0.5 * prompt_tokens, 0.0, 0.0, n)))
+
+
 def reachable_law(knots: Sequence[float], seconds: Sequence[float] | np.ndarray) -> StepLaw:
     """The law through `seconds` at `knots` > 0, made concave where the kernel's steps are not (the least T(w) / w over smaller
     batches is what a scheduler can reach)."""

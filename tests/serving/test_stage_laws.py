@@ -34,6 +34,7 @@ from serving.stages import (
     memory_tier,
     network_at_clock,
     network_energy,
+    prefill_law,
     replay_network,
     retrieval_stages,
     roofline_law,
@@ -100,6 +101,8 @@ def test_laws_between_knots():
 def test_a_decode_law_is_the_phase_law_at_its_knots(tiny_phase_law):
     law = decode_law(tiny_phase_law, 100.0, (1, 2, 4))
     np.testing.assert_allclose(law_time(law, np.array([1.0, 2.0, 4.0])), [0.011, 0.012, 0.014])
+    prompts = prefill_law(tiny_phase_law, 50.0, (1, 2, 4))
+    np.testing.assert_allclose(law_time(prompts, np.array([1.0, 2.0, 4.0])), [0.06, 0.11, 0.21])
 
 
 @pytest.fixture
