@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from composition.argument_checks import check_number
 from hardware.paths import nearest
 from serving.implicit_root import increasing_root
 from serving.stages.network import Network, Pool
@@ -188,6 +189,34 @@ def frequency_for(
     # a root that ends at the highest clock meets the target there or nowhere
     met = slack(xp.asarray(highest) * 1.0, theta) >= 0.0
     return xp.where(met, found, xp.nan)
+
+
+def clock_under_cap(
+    network: Network,
+    devices: Mapping[str, DevicePower],
+    cap_watts: Array,
+    *,
+    lowest: Array = 0.3,
+    highest: Array = 1.0,
+    machine: MachinePower | None = None,
+) -> Array:
+    """Highest clock over nominal at which the network draws at most `cap_watts` on the mean, [...]: `highest` where the cap
+    does not bind; NaN where even `lowest` draws more. Slower clocks keep devices busy for longer, which is counted.
+    Differentiable."""
+    check_number("cap_watts", cap_watts, least=0.0, above=True)
+    check_devices(network, devices)
+
+    def excess(ratio: Array, theta: Any) -> Array:
+        net, powers, around, cap = theta
+        slower = network_at_clock(net, powers, ratio)
+        drawing = {name: at_clock(power, ratio) for name, power in powers.items()}
+        return network_energy(slower, steady_network(slower), drawing, machine=around).total_watts / cap - 1.0
+
+    xp = namespace(network, devices, cap_watts, machine)
+    theta = jax.tree_util.tree_map(lambda leaf: leaf * 1.0, (network, dict(devices), machine, xp.asarray(cap_watts)))
+    at_least = excess(xp.asarray(lowest) * 1.0, theta)
+    found = increasing_root(excess, lowest + 0.0 * at_least, highest + 0.0 * at_least, theta)
+    return xp.where(at_least <= 0.0, found, xp.nan)
 
 
 def check_devices(network: Network, devices: Mapping[str, DevicePower]) -> None:

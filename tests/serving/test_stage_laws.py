@@ -25,6 +25,7 @@ from serving.stages import (
     at_clock,
     break_even_tokens_per_s,
     chain,
+    clock_under_cap,
     cpu_device,
     decode_law,
     frequency_for,
@@ -235,6 +236,21 @@ def test_the_clock_for_a_target_just_meets_it():
     assert float(voltage(0.9)) < 1.0
     with pytest.raises(ValueError, match=r"devices\.gpus: no pool; did you mean 'gpu'"):
         frequency_for(network, {"gpus": POWER["gpu"]}, 1.0)
+
+
+def test_a_power_cap_sets_the_clock():
+    network = served()
+    free = float(network_energy(network, steady_network(network), POWER).total_watts)
+    assert float(clock_under_cap(network, POWER, 1.01 * free)) == 1.0
+    ratio = float(clock_under_cap(network, POWER, 0.9 * free))
+    assert 0.3 < ratio < 1.0
+    slower = network_at_clock(network, POWER, ratio)
+    drawn = network_energy(slower, steady_network(slower), {name: at_clock(p, ratio) for name, p in POWER.items()})
+    assert float(drawn.total_watts) == pytest.approx(0.9 * free, rel=1e-6)
+    assert float(steady_network(slower).e2e_s[0]) > float(steady_network(network).e2e_s[0])
+    assert np.isnan(clock_under_cap(network, POWER, 0.01 * free))
+    with pytest.raises(ValueError, match="cap_watts"):
+        clock_under_cap(network, POWER, 0.0)
 
 
 def test_cost_is_capital_and_energy_of_ownership():
