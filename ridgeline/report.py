@@ -177,7 +177,7 @@ def _summary(p: Prediction) -> list[tuple[str, str]]:
         ("prefill, whole batch", _with_interval(p.prefill_s, p.prefill_interval_s)),
         ("decode, per token", _with_interval(p.decode_s, p.decode_interval_s)),
         ("request, start to end", _with_interval(p.request_s, p.request_interval_s)),
-        ("throughput", f"{rate:,.0f} output tokens/s ({share:,.0f} per device)"),
+        ("throughput", f"{_rate(rate)} output tokens/s ({_rate(share)} per device)"),
         ("memory per device", memory),
     ]
 
@@ -239,3 +239,7 @@ def save_roofline(prediction: Prediction, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path)
         plt.close(figure)
+
+
+def _rate(value: float) -> str:
+    return f"{value:,.0f}" if value >= 9.95 else f"{value:.2g}"

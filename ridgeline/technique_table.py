@@ -45,7 +45,10 @@ def technique_rewrite(law: dict[str, Any], where: str) -> Rewrite | None:
 
     def rewrite(table: OperatorTable, batch: Batch) -> OperatorTable:
         for one in rewrites:
-            table = one(table, batch)
+            try:
+                table = one(table, batch)
+            except ValueError as error:
+                raise ValueError(f"{where}.{str(error).replace('prefix.', 'shared_prefix.', 1)}") from None
         return table
 
     return rewrite

@@ -102,17 +102,17 @@ def _print(answer: dict[str, Any], console: Any) -> None:
     for name in ("class", "served", "lost", "mean time", "worst mean", "at"):
         table.add_column(name, justify="left" if name == "class" else "right")
     for name, row in answer["classes"].items():
-        numbers = (f"{row['served']:.4g}", f"{row['lost']:.3g}", _seconds(row["e2e_s"]), _seconds(row["worst_e2e_s"]))
+        numbers = (_count(row["served"]), _count(row["lost"]), _seconds(row["e2e_s"]), _seconds(row["worst_e2e_s"]))
         table.add_row(name, *numbers, f"{row['worst_at_s']:.4g} s")
     console.print(table)
     table = Table(title="pools")
-    for name in ("pool", "kind", "servers", "peak utilisation", "peak queue", "at", "longest wait"):
-        table.add_column(name, justify="left" if name in ("pool", "kind") else "right")
+    for name in ("pool", "kind", "servers", "most\nbusy", "peak\nqueue", "at", "longest\nwait"):
+        table.add_column(name, justify="left" if name in ("pool", "kind") else "right", no_wrap=True)
     for name, row in answer["pools"].items():
         few, many = row["least_servers"], row["most_servers"]
         table.add_row(
             name, row["kind"], f"{few:g}" if few == many else f"{few:g} to {many:g}", f"{100 * row['peak_utilisation']:.0f} %",
-            f"{row['peak_queue']:.3g}", f"{row['peak_at_s']:.4g} s", _seconds(row["peak_wait_s"]),
+            _count(row["peak_queue"]), f"{row['peak_at_s']:.4g} s", _seconds(row["peak_wait_s"]),
         )  # fmt: skip
     console.print(table)
     for name, row in answer.get("autoscaling", {}).items():
@@ -141,7 +141,12 @@ def _finite(value: Any) -> float | None:
 def _seconds(value: float | None) -> str:
     if value is None:
         return "no end"
-    return f"{value:.3g} s" if value >= 1.0 else f"{1e3 * value:.3g} ms"
+    return f"{value:.3g} s" if value >= 0.9995 else f"{1e3 * value if value >= 5e-7 else 0.0:.3g} ms"
+
+
+def _count(value: float) -> str:
+    """Requests, of which less than a hundredth is none."""
+    return f"{value:,.0f}" if value >= 1000.0 else f"{value if value >= 0.005 else 0.0:.3g}"
 
 
 def _picture(network: Any, course: Any, paid: Any, path: Path) -> None:

@@ -138,12 +138,10 @@ def _print(found: Any, network: Any, state: Any, seen: Any, matters: dict[str, f
     from serving.stages import backpressure
 
     answer = as_json(found, network, state, seen, matters)
-    table = Table(title=f"{found.name}: request classes")
-    for name in ("class", "requests/s", "served/s", "mean", "p50", "p90", "p99", "promised"):
-        table.add_column(name, justify="left" if name in ("class", "promised") else "right")
-    if seen is not None:
-        table.add_column("replayed mean", justify="right")
-        table.add_column("p99", justify="right")
+    table = Table(title=f"{found.name}: request classes" + ("" if seen is None else " (below: replayed)"))
+    for name in ("class", "asked/s", "served/s", "mean", "p50", "p90", "p99", "promised"):
+        words = name in ("class", "promised")
+        table.add_column(name, justify="left" if words else "right", no_wrap=not words)
     for name, c in answer["classes"].items():
         promised = ", ".join(
             f"{key} {_seconds(value['limit_s'])} {'met' if value['met'] else 'missed'}"
@@ -152,7 +150,9 @@ def _print(found: Any, network: Any, state: Any, seen: Any, matters: dict[str, f
         cells = [name, f"{c['rate_per_s']:.4g}", f"{c['throughput_per_s']:.4g}"]
         cells += [_seconds(c[f"{key}_s"]) for key in ("e2e", "e2e_p50", "e2e_p90", "e2e_p99")] + [promised]
         if seen is not None:
-            cells += [_seconds(c["replayed"]["e2e_s"]), _seconds(c["replayed"]["e2e_p99_s"])]
+            cells[2] += f"\n{c['replayed']['throughput_per_s']:.4g}"
+            cells[3] += f"\n{_seconds(c['replayed']['e2e_s'])}"
+            cells[6] += f"\n{_seconds(c['replayed']['e2e_p99_s'])}"
         table.add_row(*cells)
     console.print(table)
     table = Table(title="stages")
@@ -168,8 +168,10 @@ def _print(found: Any, network: Any, state: Any, seen: Any, matters: dict[str, f
         table.add_column(name, justify="left" if name in ("pool", "kind") else "right")
     for name, row in answer["pools"].items():
         batch = f"{row['batch']:.3g}" if row["kind"] in ("batch", "continuous") else "-"
-        queue = "grows" if row["passed"] < 1.0 else f"{row['queue'] if (row['queue'] or 0.0) >= 0.005 else 0.0:.3g}"
-        inside = "-" if row["in_service"] is None else f"{row['in_service']:.3g}"
+        queue = (
+            "grows" if row["growth_per_s"] > 0.0 else f"{row['queue'] if (row['queue'] or 0.0) >= 0.005 else 0.0:.3g}"
+        )
+        inside = "-" if row["in_service"] is None else f"{row['in_service'] if row['in_service'] >= 5e-7 else 0.0:.3g}"
         used = "-" if row["kind"] == "delay" else f"{100 * row['utilisation']:.0f} %"
         table.add_row(name, row["kind"], used, queue, inside, batch)
     console.print(table)
@@ -189,7 +191,7 @@ def _print(found: Any, network: Any, state: Any, seen: Any, matters: dict[str, f
 def _seconds(value: float | None) -> str:
     if value is None or value != value:
         return "-"
-    return f"{value:.3g} s" if value >= 1.0 else f"{1e3 * value if value >= 5e-7 else 0.0:.3g} ms"
+    return f"{value:.3g} s" if value >= 0.9995 else f"{1e3 * value if value >= 5e-7 else 0.0:.3g} ms"
 
 
 def _picture(network: Any, state: Any, path: Path) -> None:

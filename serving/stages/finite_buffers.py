@@ -23,8 +23,8 @@ waits at the door. Held requests of a batch keep its server until the last is go
 are taken as independent, and a circle of pools that block each other, which can come to a standstill, is refused.
 
 Two pools in a row against the replay (`python benchmarks/network_dynamics.py`): servers and continuous pools within 1 % of
-throughput where they shed, 5 % where they block and are overloaded; times within 2 %, 23 % too long without any buffer between
-servers that block.
+throughput where they shed (4 % with few places before a continuous pool at nearly twice its limit), 5 % where they block and are
+overloaded; times within 2 %, 23 % too long without any buffer between servers that block.
 """
 
 from collections.abc import Callable
@@ -133,6 +133,8 @@ def buffered(network: Network, flat: Flat, flows: Traffic, states: PoolState, be
             share, queue = _batch_law(pool, flows.mean_weight[..., j], *given)
         elif pool.when_full == "shed":
             share, queue = queue_law(load, last, spread, pool.buffer)
+            # `last` of a continuous pool is that at its limit: no more gets through than it can do
+            share = xp.maximum(share, 1.0 - 1.0 / xp.maximum(load, 1.0))
         elif pool.when_full == "block":
             feeding = [i for i in range(pools) if places[i] is not None and _feeds(network, i, pool.name)]
             total = xp.maximum(rates[..., j], 1e-300)

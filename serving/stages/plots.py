@@ -93,7 +93,7 @@ def _pool_bars(ax: Any, network: Network, state: SteadyNetwork) -> None:
             queue, inside = float(state.queue[j]), float(state.in_service[j])
             waits = (
                 f"queue grows by {float(state.growth_per_s[j]):.3g}/s"
-                if state.passed[j] < 1.0
+                if state.growth_per_s[j] > 0.0
                 else f"{queue if queue >= 0.005 else 0.0:.2g} wait"
             )
             text += f", {waits}, {inside:.3g} in service"
@@ -109,4 +109,10 @@ def _time(seconds: Any) -> str:
     value = float(seconds)
     if not np.isfinite(value):
         return "no end"
-    return f"{value:.3g} s" if value >= 1.0 else f"{1e3 * value:.3g} ms" if value >= 1e-3 else f"{1e6 * value:.3g} us"
+    return (
+        f"{value:.3g} s"
+        if value >= 0.9995
+        else f"{1e3 * value:.3g} ms"
+        if value >= 9.995e-4
+        else f"{1e6 * value:.3g} us"
+    )

@@ -36,6 +36,8 @@ from workloads.numeric import Array, namespace
 
 #: Most nodes of the sum over the number present.
 NODES = 129
+#: The first of them, which are 0, 1, 2, ... requests present.
+EXACT = 8
 #: Loads of finite buffers beyond this answer as if they were this.
 MOST_LOAD = 50.0
 
@@ -225,7 +227,9 @@ def _present(xp: Any, most: Array, replicas: Array, log_rate: Array, log_seconds
     g = np.arange(count) * 1.0
     most = own.asarray(most)[..., None] * 1.0
     wide = own.maximum(most - (count - 1.0), 0.0)
-    n = own.minimum(g + wide * (g / max(count - 1.0, 1.0)) ** 2, most)
+    # few at a time are counted exactly: at light load nearly all of the law is at 0 and 1
+    beyond = np.maximum(g - EXACT, 0.0) / max(count - 1.0 - EXACT, 1.0)
+    n = own.minimum(g + wide * beyond**2, most)
     gap = n[..., 1:] - n[..., :-1]
     zero = 0.0 * n[..., :1]
     weight = 0.5 * (own.concatenate([zero + 1.0, gap], axis=-1) + own.concatenate([gap, zero], axis=-1))

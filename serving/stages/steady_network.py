@@ -180,15 +180,21 @@ def _answer(network: Network, flat: Flat, flows: Traffic, visits: Revisits, stat
     entry = list(flat.entry)
     e2e, deviation = mean[..., entry], _deviation(xp, mean[..., entry], second[..., entry])
     served = stage_rate * at_stages(flat, flows.passed)
+    # who is turned away is in no service: Little's law of who is not
+    waits = xp.isfinite(times.wait)
+    service = xp.where(waits, times.time, 0.0) - xp.where(waits, times.wait, 0.0)
+    inside = pool_sums(xp, flat, served * service, len(network.pools))
+    servers = np.array([pool.kind == "servers" for pool in network.pools])
     leaves = served * (1.0 - xp.sum(flat.routing, axis=-1))
     classes = len(network.classes)
     throughput = _of_classes(xp, flat, leaves, classes)
     most = xp.max(flows.offered, axis=-1)
     return SteadyNetwork(
         rate_per_s=stage_rate, stage_s=times.time, wait_s=times.wait, offered=flows.offered, utilisation=flows.utilisation,
-        passed=flows.passed, queue=_queues(xp, network, flat, stage_rate, times.wait),
-        in_service=states.in_service,
-        batch=states.batch, busy=states.busy,
+        passed=flows.passed,
+        queue=_queues(xp, network, flat, stage_rate * at_stages(flat, xp.where(shed, flows.passed, 1.0)), times.wait),
+        in_service=xp.where(shed, xp.minimum(states.in_service, inside), states.in_service),
+        batch=states.batch, busy=xp.where(shed & servers, xp.minimum(states.busy, flows.utilisation * flows.passed), states.busy),
         growth_per_s=xp.where(shed, 0.0, pool_rates * (1.0 - flows.passed)), e2e_s=e2e,
         e2e_deviation_s=deviation, e2e_p50_s=_gamma(xp, e2e, deviation, _P50), e2e_p90_s=_gamma(xp, e2e, deviation, _P90),
         e2e_p99_s=_gamma(xp, e2e, deviation, _P99), throughput_per_s=throughput,

@@ -135,9 +135,21 @@ def test_a_buffer_that_sheds_is_an_erlang_loss_queue(load, servers, room):
     weight /= weight.sum()
     state = steady_network(queue(load * servers, servers=float(servers), buffer=float(room), when_full="shed"))
     assert float(state.lost_per_s[0]) == pytest.approx(load * servers * weight[-1], rel=1e-6)
-    assert float(state.queue[0]) == pytest.approx(
-        float(weight[servers:] @ np.arange(room + 1)) / (1.0 - weight[-1]), rel=1e-5, abs=1e-9
+    assert float(state.queue[0]) == pytest.approx(float(weight[servers:] @ np.arange(room + 1)), rel=1e-5, abs=1e-9)
+    busy = float(weight @ np.minimum(np.arange(servers + room + 1), servers))
+    assert float(state.in_service[0]) == pytest.approx(busy, rel=1e-6)
+    assert float(state.busy[0]) == pytest.approx(busy / servers, rel=1e-6)
+
+
+def test_no_more_gets_through_a_full_continuous_pool_than_it_can_do():
+    chat = RequestClass(name="a", rate_per_s=10.0, stages=chain(Stage(name="s", pool="p", work=100.0, scv=1.0)))
+    pool = Pool(
+        name="p", kind="continuous", servers=2.0, slots=4.0, law=linear_law(0.01, 0.001), buffer=2.0, when_full="shed"
     )
+    net = Network(classes=(chat,), pools=(pool,))
+    state, seen = steady_network(net), replay_network(net, 10_000)
+    assert float(state.throughput_per_s[0]) <= 8.0 / (100.0 * 0.014) * (1.0 + 1e-6)
+    assert float(state.throughput_per_s[0]) == pytest.approx(float(seen.throughput_per_s[0]), rel=0.06)
 
 
 def test_two_servers_in_a_row_block_each_other():

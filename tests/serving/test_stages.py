@@ -269,3 +269,12 @@ def test_bad_numbers_are_named(pipeline, path, value, message):
         return
     with pytest.raises(ValueError, match=message):
         steady_network(changed)
+
+
+def test_alone_in_a_large_pool_a_request_takes_its_steps():
+    law, rates = linear_law(0.014, 0.0002), np.array([1e-7, 1e-4, 1e-3])
+    for slots in (64.0, 500.0, 2000.0):
+        pool = Pool(name="p", kind="continuous", servers=2.0, slots=slots, law=law)
+        chat = RequestClass(name="a", rate_per_s=1.0, stages=chain(Stage(name="s", pool="p", work=600.0, scv=1.0)))
+        state = steady_network(Network(classes=(chat,), pools=(pool,)).scaled(rates))
+        np.testing.assert_allclose(state.e2e_s[:, 0], 600.0 * 0.0142, rtol=1e-4)
