@@ -1,14 +1,17 @@
 """Slips of the pen in a network file: one line with the field's path, whatever stands there."""
 
+import json
 import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ridgeline.cli import main
 from ridgeline.engine_law_file import engine_law
 from ridgeline.stage_network_file import read_network
 from serving.dynamics import Autoscaler, autoscaled_course
+from serving.experts import missing_experts, power_law_routing, replicated_placement, traced_routing
 
 NETWORKS = Path(__file__).parents[2] / "docs" / "networks"
 
@@ -66,3 +69,55 @@ def test_an_autoscaler_without_bounds_is_refused() -> None:
     network = read_network(NETWORKS / "day.toml").network
     with pytest.raises(ValueError, match=r"pools.prefill: .*expected at most"):
         autoscaled_course(network, (Autoscaler(pool="prefill", most=10**18),), duration_s=10.0)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--scale", "1e300"], "--scale: 1e+300; expected"),
+        (["--replay", "0"], "--replay: 0; expected"),
+        (["--replay", "20", "--seed", "-1"], "--seed: -1; expected"),
+        (["--elasticities", "-1"], "--elasticities: -1; expected"),
+        (["--transient", "inf"], "--transient: inf; expected"),
+        (["--transient", "1e-300"], "--transient: 1e-300; expected"),
+        (["--transient", "10", "--replay", "100"], "--replay: no part of a course"),
+    ],
+)
+def test_a_slip_in_an_option_is_named(options: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["serve", "network", str(NETWORKS / "day.toml"), *options])
+    error = capsys.readouterr().err.strip()
+    assert (end.value.code, error.count("\n")) == (2, 0)
+    assert said in error
+
+
+def test_a_network_that_nothing_limits_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "network.toml"
+    file.write_text('[pools.a]\nkind = "delay"\n[classes.c]\nrate = 0.1\n[classes.c.stages.s]\npool = "a"\n')
+    with pytest.raises(SystemExit):
+        main(["serve", "network", str(file), "--json"])
+    answer = json.loads(capsys.readouterr().out, parse_constant=lambda name: pytest.fail(name))
+    assert (answer["stable"], answer["scale"], answer["bottleneck"]) == (True, None, None)
+    assert answer["statements"] == ["no pool limits the network"]
+
+
+def test_a_router_s_limit_for_no_class_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "network.toml"
+    file.write_text(
+        '[pools.a]\n[pools.b]\n[routers.r]\npools = ["a", "b"]\npolicy = "slo"\ncost = [1, 2]\nlimits = { chart = "1 s" }\n'
+        '[classes.chat]\nrate = 0.1\n[classes.chat.stages.s]\npool = "r"\n'
+    )
+    with pytest.raises(ValueError, match=r"routers\.r\.limits_s\.chart: no class; did you mean 'chat'"):
+        read_network(file)
+
+
+def test_expert_arguments_are_checked() -> None:
+    routing = power_law_routing(8, 0.8)
+    for name, ask in {
+        "run_tokens": lambda: power_law_routing(8, 0.8, run_tokens=float("nan")),
+        "ranks": lambda: replicated_placement(routing, 0, 4),
+        "policy": lambda: missing_experts(routing, 16.0, 2.0, 4.0, "fifo"),
+        "top_k": lambda: traced_routing([[1.0, 2.0], [2.0, 1.0]], 0.0),
+    }.items():
+        with pytest.raises(ValueError, match=f"^{name}: "):
+            ask()
