@@ -214,7 +214,9 @@ def _systolic(read: _Reader, top: Mapping[str, Any]) -> SystolicUnit | None:
         if key not in top:
             raise read.fail(key, f"missing; a systolic array needs {'their number' if key == 'cores' else 'its clock'}")
     flow = read.text(table.get("dataflow", "any"), "systolic.dataflow", SYSTOLIC_DATAFLOWS)
-    return SystolicUnit(dataflow=flow, **read.numbers(table, SYSTOLIC_KEYS, "systolic.", "systolic."))
+    numbers = read.numbers(table, SYSTOLIC_KEYS, "systolic.", "systolic.")
+    _check_whole(read, table, ("rows", "cols"), "systolic")
+    return SystolicUnit(dataflow=flow, **numbers)
 
 
 def _near_memory(read: _Reader, top: Mapping[str, Any]) -> NearMemory | None:
@@ -224,7 +226,15 @@ def _near_memory(read: _Reader, top: Mapping[str, Any]) -> NearMemory | None:
     for key in NEAR_MEMORY_NEEDED:
         if key not in table:
             raise read.fail(f"near_memory.{key}", "missing; expected it of memory that computes in its banks")
-    return NearMemory(**read.numbers(table, NEAR_MEMORY_KEYS, "near_memory.", "near_memory."))
+    numbers = read.numbers(table, NEAR_MEMORY_KEYS, "near_memory.", "near_memory.")
+    _check_whole(read, table, ("channels", "banks"), "near_memory")
+    return NearMemory(**numbers)
+
+
+def _check_whole(read: _Reader, table: Mapping[str, Any], keys: tuple[str, ...], part: str) -> None:
+    for key in keys:
+        if isinstance(table[key], float) and (table[key] < 1.0 or table[key] % 1.0):
+            raise read.fail(f"{part}.{key}", f"{table[key]!r}; expected a whole number, at least 1")
 
 
 def dimension_of(path: str) -> str:

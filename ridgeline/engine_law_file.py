@@ -19,7 +19,7 @@ import workloads
 from hardware.paths import nearest
 from ridgeline.kernel_estimators import chip_estimator
 from ridgeline.technique_table import TECHNIQUES, speculated, technique_rewrite
-from ridgeline.toml_fields import check_keys, number
+from ridgeline.toml_fields import check_keys, field, number, numbers, whole_number
 from serving.stages import MemoryTier, StepLaw, decode_law, memory_tier
 from workloads import Parallelism
 from workloads.layers import MixtureOfExperts
@@ -44,12 +44,17 @@ def engine_law(table: dict[str, Any], where: str) -> StepLaw:
     check_keys(f"{where}.", table, KEYS)
     if "on" not in table:
         raise ValueError(f"{where}.on: missing; expected a chip beside model")
-    model = workloads.load(table["model"])
+    with field(f"{where}.model"):
+        model = workloads.load(table["model"])
     if not isinstance(model, workloads.TransformerModel):
         raise ValueError(f"{where}.model: {table['model']!r}; expected a language model")
+    for key in ("dtype", "kv_dtype"):
+        if not isinstance(table.get(key, ""), str):
+            raise ValueError(f"{where}.{key}: {table[key]!r}; expected a format's name")
     if "dtype" in table:
-        model = model.with_quantisation(table["dtype"])
-    layout, chip, apart = _layout(table, where), hardware.load(table["on"]), table.get("feed_forward")
+        with field(f"{where}.dtype"):
+            model = model.with_quantisation(table["dtype"])
+    layout, chip, apart = _layout(table, where), _chip(table, where), table.get("feed_forward")
     experts = (
         layout
         if apart is None
@@ -62,30 +67,44 @@ def engine_law(table: dict[str, Any], where: str) -> StepLaw:
         estimator = routed_estimator(estimator, routing, placement=placement)
     if apart is None:
         rewrite, kv_dtype = technique_rewrite(table, where), table.get("kv_dtype", "")
-        law = closed_form_law(model, chip, layout, estimator, kv_dtype=kv_dtype, rewrite=rewrite)
+        with field(where):
+            law = closed_form_law(model, chip, layout, estimator, kv_dtype=kv_dtype, rewrite=rewrite)
     else:
         for key in _NOT_APART:
             if key in table:
                 raise ValueError(f"{where}.{key}: not modelled beside feed_forward; leave one of them out")
-        other, path = hardware.load(apart["on"]) if "on" in apart else chip, f"{where}.feed_forward"
+        path = f"{where}.feed_forward"
+        other = _chip(apart, path) if "on" in apart else chip
         link = other.scale_up
         if "link" in apart:
             link = replace(
                 link, bandwidth_bytes_per_s=number(apart, "link", path, "bytes_per_s", 0.0),
                 latency_s=number(apart, "latency", path, "s", float("nan")),
             )  # fmt: skip
-        law = attention_ffn_law(
-            model, Group(chip=chip, parallelism=layout), Group(chip=other, parallelism=experts), link, estimator,
-            micro_batches=int(number(apart, "micro_batches", path, "count", 1.0)),
-        )  # fmt: skip
+        micro_batches = whole_number(apart, "micro_batches", path, 1)
+        with field(where):
+            law = attention_ffn_law(
+                model, Group(chip=chip, parallelism=layout), Group(chip=other, parallelism=experts), link, estimator,
+                micro_batches=micro_batches,
+            )  # fmt: skip
     if "offload" in table:
         law = offloaded_law(law, _offload(table, model, experts, f"{where}.offload"))
-    return decode_law(speculated(law, table, where), number(table, "context", where, "count", 1024.0))
+    context = number(table, "context", where, "count", 1024.0)
+    with field(where):
+        return decode_law(speculated(law, table, where), context)
+
+
+def _chip(table: dict[str, Any], where: str) -> hardware.Accelerator:
+    with field(f"{where}.on"):
+        return hardware.load(table["on"])
 
 
 def _layout(table: dict[str, Any], where: str) -> Parallelism:
-    tp, dp, ep = (int(number(table, name, where, "count", 1.0)) for name in ("tp", "dp", "ep"))
-    return Parallelism(tp=tp, dp=dp, ep=ep)
+    tp, dp, ep = (whole_number(table, name, where, 1) for name in ("tp", "dp", "ep"))
+    try:
+        return Parallelism(tp=tp, dp=dp, ep=ep)
+    except ValueError as error:
+        raise ValueError(f"{where}.{error}") from None
 
 
 def _mixture(model: workloads.TransformerModel, where: str) -> MixtureOfExperts:
@@ -112,14 +131,17 @@ def _routing(table: Any, model: workloads.TransformerModel, ranks: int, where: s
     run = number(table, "run_tokens", where, "count", 1.0)
     try:
         if kind == "power_law":
-            routing = power_law_routing(experts, number(table, "exponent", where, "count", 0.8), run_tokens=run)
+            exponent = number(table, "exponent", where, "count", 0.8)
+            routing = power_law_routing(experts, exponent, run_tokens=run)
         elif kind == "proportional":
-            routing = proportional_routing([float(p) for p in table.get("popularity", ())], run_tokens=run)
+            routing = proportional_routing(numbers(table, "popularity", where, "count"), run_tokens=run)
         else:
             routing = balanced_routing(experts) if kind == "balanced" else random_routing(experts)
-        placement = replicated_placement(routing, ranks, int(table["copies"])) if "copies" in table else None
+        placement = (
+            replicated_placement(routing, ranks, whole_number(table, "copies", where, 0)) if "copies" in table else None
+        )
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{where}.{error}") from None
+        raise ValueError(f"{where}.{str(error).removeprefix(f'{where}.')}") from None
     return routing, placement
 
 
@@ -144,7 +166,7 @@ def _offload(table: dict[str, Any], model: workloads.TransformerModel, layout: P
             wasted=number(own, "wasted", where, "count", 0.0), policy=str(own.get("policy", "pinned")),
         )  # fmt: skip
     except ValueError as error:
-        raise ValueError(f"{where}.{str(error).removeprefix('offload.')}") from None
+        raise ValueError(f"{where}.{str(error).removeprefix(f'{where}.').removeprefix('offload.')}") from None
 
 
 def _tier(table: dict[str, Any], where: str) -> MemoryTier:

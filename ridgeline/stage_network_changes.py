@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from ridgeline.toml_fields import check_keys, number, numbers, table
+from ridgeline.toml_fields import check_keys, number, numbers, table, whole_number
 from serving.dynamics import Autoscaler, ReplicaLoss
 
 _AUTOSCALE = ("least", "most", "target", "queue", "period", "start_up", "cooldown")
@@ -38,8 +38,8 @@ def _scaler(name: str, asked: dict[str, Any], where: str) -> Autoscaler:
     usual = Autoscaler(pool=name)
     return Autoscaler(
         pool=name,
-        least=_whole(asked, "least", where, usual.least),
-        most=_whole(asked, "most", where, usual.most),
+        least=whole_number(asked, "least", where, usual.least),
+        most=whole_number(asked, "most", where, usual.most),
         target=number(asked, "target", where, "count", usual.target),
         queue=number(asked, "queue", where, "count", 0.0) if "queue" in asked else None,
         period_s=number(asked, "period", where, "s", usual.period_s),
@@ -57,7 +57,7 @@ def _loss(name: str, asked: dict[str, Any], where: str) -> ReplicaLoss:
         pool=name,
         at_s=number(asked, "at", where, "s", 0.0),
         repair_s=number(asked, "repair", where, "s", 0.0),
-        count=_whole(asked, "count", where, 1),
+        count=whole_number(asked, "count", where, 1),
     )
 
 
@@ -81,10 +81,3 @@ def _arrivals(asked: dict[str, Any], classes: list[str]) -> tuple[np.ndarray | N
     if np.any(np.diff(edges) <= 0.0):
         raise ValueError(f"arrivals.edges: {edges.tolist()}; expected ascending times")
     return edges, np.array(rows).T
-
-
-def _whole(asked: dict[str, Any], key: str, where: str, default: int) -> int:
-    found = number(asked, key, where, "count", default)
-    if found != int(found):
-        raise ValueError(f"{where}.{key}: {asked[key]!r}; expected a whole number")
-    return int(found)

@@ -48,7 +48,7 @@ next = { embed = 0.2, end = 0.8 }
 Memory tiers, and stages that retrieve from them: `ridgeline.tier_table`.
 """
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +93,8 @@ _ROUTER = ("pools", "policy", "shares", "hit_rate", "hit_work", "overflow", "cos
 _CLASS = ("rate", "burstiness", "stages", "slo", "tokens")
 _STAGE = ("pool", "work", "scv", "weight", "next")
 _UNITS = {"servers": "s", "delay": "s", "link": "bytes"}
+#: Numbers of a search that may be 0.
+_MAY_BE_NOTHING = ("id_bytes", "list_dispersion", "refined", "fresh")
 _POWER = ("idle", "active", "standby", "devices", "spare", "clock_share")
 
 
@@ -121,6 +123,8 @@ def read_network(path: str | Path) -> NetworkFile:
 
 def _network(text: dict[str, Any], stem: str) -> NetworkFile:
     _known("", text, ("name", "pools", "routers", "tiers", "arrivals", "classes"))
+    if not isinstance(text.get("name", stem), str):
+        raise ValueError(f"name: {text['name']!r}; expected text")
     text, contention = expanded(text)
     pools = {name: _pool(table, name) for name, table in _table(text, "pools", "").items()}
     pools = slowed_pools(pools, contention)
@@ -219,13 +223,21 @@ def _search(table: Any, where: str) -> StepLaw:
             if "on" in table
             else cpu_device(_number(table, "cores", where, "count", 1.0))
         )
+    for f in fields(kinds[kind]):
+        if f.default is MISSING and f.name not in table:
+            raise ValueError(f"{where}.{f.name}: missing")
     given = {n: _number(table, n, where, "count", 0.0) for n in names if n in table and n != "residual"}
+    for key, value in given.items():
+        if value == 0.0 and key not in _MAY_BE_NOTHING:
+            raise ValueError(f"{where}.{key}: {table[key]!r}; expected a number above 0")
+    if "lists" in given and given["probes"] > given["lists"]:
+        raise ValueError(f"{where}.probes: {table['probes']!r}; expected at most the {given['lists']:g} lists")
     if "residual" in table:
-        given["residual"] = bool(table["residual"])
+        given["residual"] = table["residual"]
+        if not isinstance(given["residual"], bool):
+            raise ValueError(f"{where}.residual: {table['residual']!r}; expected true or false")
     try:
         return search_law(kinds[kind](**given), device)
-    except TypeError as error:
-        raise ValueError(f"{where}: {str(error).partition(') ')[2] or error}") from None
     except (ValueError, ArithmeticError) as error:
         raise ValueError(f"{where}: {error}") from None
 
@@ -280,11 +292,14 @@ def _power(table: Any, name: str) -> DevicePower:
     for key in ("idle", "active"):
         if key not in table:
             raise ValueError(f"{where}.{key}: missing; expected watts")
+    share = _number(table, "clock_share", where, "count", 0.5)
+    if share > 1.0:
+        raise ValueError(f"{where}.clock_share: {table['clock_share']!r}; expected a share in [0, 1]")
     return DevicePower(
         idle_watts=_number(table, "idle", where, "watts", 0.0),
         active_watts=_number(table, "active", where, "watts", 0.0),
         standby_watts=_number(table, "standby", where, "watts", 0.0),
         devices_per_server=_number(table, "devices", where, "count", 1.0),
         spare=_number(table, "spare", where, "count", 0.0),
-        clock_share=_number(table, "clock_share", where, "count", 0.5),
+        clock_share=share,
     )

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from hardware.paths import nearest
+from ridgeline.toml_fields import number
 from serving import PhaseLaw
 from serving.techniques import Adapters, SharedPrefix, early_exit_law, tree_law
 from workloads import Batch, OperatorTable
@@ -91,7 +92,7 @@ def _needed(given: dict[str, Any], keys: tuple[str, ...], where: str) -> dict[st
 def _number(given: dict[str, Any], key: str, where: str) -> float:
     if not _is_number(given[key]):
         raise ValueError(f"{where}.{key}: {given[key]!r}; expected a number")
-    return float(given[key])
+    return number(given, key, where, "count")
 
 
 def _is_number(value: Any) -> bool:

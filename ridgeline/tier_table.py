@@ -79,6 +79,8 @@ def slowed_pools(pools: dict[str, Pool], contention: list[Contention]) -> dict[s
 def _tier(row: Any, name: str) -> MemoryTier:
     where = f"tiers.{name}"
     check_keys(f"{where}.", row, _TIER)
+    if not isinstance(row.get("kind", name), str):
+        raise ValueError(f"{where}.kind: {row['kind']!r}; expected a kind of memory")
     try:
         tier = memory_tier(row.get("kind", name)).replace(name=name)
     except ValueError as error:
@@ -119,7 +121,7 @@ def _retrievals(
             pools[tier.name] = {"kind": "link", "bandwidth": float(share), "latency": float(tier.latency_s)}
         entries[name] = links[0]
         if "feeds" in row:
-            if row["feeds"] not in c["stages"]:
+            if not isinstance(row["feeds"], str) or row["feeds"] not in c["stages"]:
                 known = f"{nearest(str(row['feeds']), c['stages'])} (known: {', '.join(c['stages'])})"
                 raise ValueError(f"{path}.feeds: {row['feeds']!r} is no stage of this class{known}")
             shares[row["feeds"]] = float(traffic.missed)
@@ -132,10 +134,10 @@ def _retrievals(
 
 def _chosen(row: dict[str, Any], path: str, tiers: dict[str, MemoryTier]) -> tuple[MemoryTier, ...]:
     names = row.get("tiers", [])
-    if not isinstance(names, list) or len(names) < 2:
-        raise ValueError(f"{path}.tiers: {names!r}; expected at least two tiers, from near to far")
+    if not isinstance(names, list) or len(names) < 2 or any(names.count(name) > 1 for name in names):
+        raise ValueError(f"{path}.tiers: {names!r}; expected at least two different tiers, from near to far")
     for name in names:
-        if name not in tiers:
+        if not isinstance(name, str) or name not in tiers:
             raise ValueError(
                 f"{path}.tiers: {name!r} is no tier{nearest(str(name), tiers)} (known: {', '.join(tiers)})"
             )
@@ -176,6 +178,8 @@ def _block(row: dict[str, Any], path: str) -> float:
     table = row["block"]
     check_keys(f"{path}.block.", table, ("model", "tokens", "kv_dtype"))
     tokens = number(table, "tokens", f"{path}.block", "count")
+    if not isinstance(table.get("kv_dtype", ""), str):
+        raise ValueError(f"{path}.block.kv_dtype: {table['kv_dtype']!r}; expected a format's name")
     try:
         return float(kv_block_bytes(workloads.load(table.get("model", "")), tokens, table.get("kv_dtype", "")))
     except ValueError as error:
@@ -185,7 +189,8 @@ def _block(row: dict[str, Any], path: str) -> float:
 def _contention(row: Any, path: str, pools: dict[str, Any], traffic: Any) -> Contention:
     check_keys(f"{path}.", row, ("pool", "memory", "share"))
     pool = row.get("pool", "")
-    if pool not in pools or pools[pool].get("kind") not in ("batch", "continuous"):
+    table = pools.get(pool) if isinstance(pool, str) else None
+    if not isinstance(table, dict) or table.get("kind") not in ["batch", "continuous"]:
         raise ValueError(f"{path}.pool: {pool!r}; expected a batch or continuous pool")
     moved = float(np.sum(traffic.up_bytes_per_s + traffic.down_bytes_per_s))
     share = number(row, "share", path, "count") if "share" in row else 1.0
@@ -195,8 +200,11 @@ def _contention(row: Any, path: str, pools: dict[str, Any], traffic: Any) -> Con
 
 
 def _shrunk(stage: Any, where: str, share: float, pools: dict[str, Any]) -> dict[str, Any]:
-    kind = pools.get(stage.get("pool"), {}).get("kind", "servers")
-    unit = {"link": "bytes", "servers": "s", "delay": "s"}.get(kind, "count")
+    if not isinstance(stage, dict):
+        raise ValueError(f"{where}: {stage!r}; expected a table")
+    pool = pools.get(stage["pool"]) if isinstance(stage.get("pool"), str) else None
+    kind = pool.get("kind", "servers") if isinstance(pool, dict) else "servers"
+    unit = {"link": "bytes", "servers": "s", "delay": "s"}.get(str(kind), "count")
     work = number(stage, "work", where, unit) if "work" in stage else 1.0
     return stage | {"work": max(work * share, 1e-9 * work)}
 

@@ -8,12 +8,23 @@ from typing import Any
 from hardware.paths import nearest
 from hardware.quantities import parse_quantity
 
+#: Numbers beyond are slips of the pen; their squares and ratios would leave the floating-point range.
+LARGEST = 1e24
+
 
 def number(table: dict[str, Any], key: str, where: str, unit: str, default: float | None = None) -> float:
     """The number at `key` of the table `where`, in SI units; one without a default must be there."""
     if key not in table and default is None:
         raise ValueError(f"{where}.{key}: missing")
     return _quantity(table[key], f"{where}.{key}", unit) if key in table else float(default or 0.0)
+
+
+def whole_number(table: dict[str, Any], key: str, where: str, default: int) -> int:
+    """The whole number of 0 or more at `key`."""
+    found = number(table, key, where, "count", default)
+    if found != int(found):
+        raise ValueError(f"{where}.{key}: {table[key]!r}; expected a whole number")
+    return int(found)
 
 
 def numbers(table: dict[str, Any], key: str, where: str, unit: str) -> list[float]:
@@ -72,6 +83,9 @@ def _quantity(value: Any, path: str, unit: str) -> float:
     if value == 0:
         return 0.0
     try:
-        return float(parse_quantity(value, unit, path))
+        found = float(parse_quantity(value, unit, path))
     except (TypeError, OverflowError) as error:
         raise ValueError(f"{path}: {value!r}; {error}") from None
+    if not 1.0 / LARGEST <= found <= LARGEST:
+        raise ValueError(f"{path}: {value!r}; expected a number from {1.0 / LARGEST:g} to {LARGEST:g}")
+    return found

@@ -7,6 +7,9 @@ import typer
 
 from ridgeline.cli import serve_course
 
+#: Seconds of a course.
+SHORTEST_S, LONGEST_S = 1e-6, 1e9
+
 
 def network(
     file: Annotated[Path, typer.Argument(help="TOML file of pools, request classes and their stages.")],
@@ -29,11 +32,20 @@ def network(
 
     from ridgeline.cli.files import PICTURES, check_target
     from ridgeline.stage_network_file import read_network
+    from ridgeline.toml_fields import LARGEST
     from serving.stages import answerable, check_stable, network_secants, replay_network, steady_network
 
     check_target("--plot", plot, PICTURES)
-    if not 0.0 < scale < float("inf"):
-        raise ValueError(f"--scale: {scale!r}; expected a number above 0")
+    if not 1.0 / LARGEST <= scale <= LARGEST:
+        raise ValueError(f"--scale: {scale!r}; expected a number above 0, from {1.0 / LARGEST:g} to {LARGEST:g}")
+    for name, given, least in (("--replay", replay, 10), ("--seed", seed, 0), ("--elasticities", elasticities, 0)):
+        if given is not None and given < least:
+            raise ValueError(f"{name}: {given}; expected a whole number of at least {least}")
+    if transient is not None and not SHORTEST_S <= transient <= LONGEST_S:
+        raise ValueError(f"--transient: {transient!r}; expected seconds from {SHORTEST_S:g} to {LONGEST_S:g}")
+    for name, given in (("--replay", replay is not None), ("--elasticities", elasticities > 0)):
+        if transient is not None and given:
+            raise ValueError(f"{name}: no part of a course in time; leave out one of it and --transient")
     found = read_network(file)
     asked = found.network.scaled(scale)
     if transient is not None:
@@ -92,8 +104,8 @@ def as_json(
     return {
         "name": found.name,
         "stable": bool(state.stable),
-        "scale": float(state.scale),
-        "bottleneck": network.pools[int(state.bottleneck)].name,
+        "scale": _finite(state.scale),
+        "bottleneck": network.pools[int(state.bottleneck)].name if _finite(state.scale) is not None else None,
         "statements": backpressure(network, state),
         "classes": classes,
         "pools": {

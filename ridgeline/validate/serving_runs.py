@@ -50,6 +50,8 @@ def read_runs(folder: Path) -> tuple[list[dict[str, Any]], Frame, Frame | None] 
         raise ValueError(f"{runs}: not JSON ({error})") from None
     if not isinstance(listed, list) or not all(isinstance(run, dict) for run in listed):
         raise ValueError(f"{runs}: expected a list of runs, each a table")
+    if not listed:
+        raise ValueError(f"{runs}: no runs; expected at least one")
     for index, run in enumerate(listed):
         for name, kind in RUN.items():
             if not isinstance(run.get(name), kind) or (kind is int and run[name] < 1):

@@ -25,6 +25,9 @@ from serving.dynamics.replica_loss import ReplicaLoss, loss_schedule
 from serving.stages.network import Network
 from serving.stages.traffic import flatten, pool_rate, pool_sums, traffic
 
+#: Counts of servers between which a course can change; each has curves of its own.
+MOST_LEVELS = 1024
+
 
 @dataclass(frozen=True, kw_only=True)
 class Autoscaler:
@@ -121,6 +124,8 @@ def autoscaled_course(
         check_number(f"{where}.least", scaler.least, least=1)
         check_number(f"{where}.most", scaler.most, least=scaler.least)
         check_number(f"{where}.target", scaler.target, least=0.0, above=True)
+        if scaler.queue is not None:
+            check_number(f"{where}.queue", scaler.queue, least=0.0)
         check_number(f"{where}.period_s", scaler.period_s, least=0.0)
         check_number(f"{where}.start_up_s", scaler.start_up_s, least=0.0)
         check_number(f"{where}.cooldown_s", scaler.cooldown_s, least=0.0)
@@ -133,6 +138,11 @@ def autoscaled_course(
     first |= {name: float(counts[0]) for name, counts in left.items() if name not in by_name}
     most = max([scaler.most for scaler in scalers] + [int(pools[name].servers) for name in left], default=1)
     least = 0 if left else min((scaler.least for scaler in scalers), default=1)
+    if most - least >= MOST_LEVELS:
+        greedy = next((n for n, s in by_name.items() if s.most == most), next(iter(left or first)))
+        raise ValueError(
+            f"pools.{greedy}: from {least} to {most:g} servers in time; expected at most {MOST_LEVELS} counts"
+        )
     levels = np.arange(least, most + 1.0)
     course = prepared(network, duration_s, edges_s, factors, steps, start, fluctuations, levels, first)
     lost = np.zeros((steps, len(course.network.pools)))

@@ -41,6 +41,8 @@ def replicated_placement(routing: Routing, ranks: int, copies: int = 0) -> np.nd
     load = np.asarray(routing.popularity, dtype=float)
     if load.ndim != 1:
         raise ValueError(f"routing.popularity: shape {load.shape}; expected [experts] for a placement")
+    if ranks < 1:
+        raise ValueError(f"ranks: {ranks!r}; expected at least 1")
     if copies < 0 or (len(load) + copies) % ranks or copies > len(load) * (ranks - 1):
         raise ValueError(
             f"copies: {copies!r} beside {len(load)} experts on {ranks} ranks; expected as many slots on every rank and at most "

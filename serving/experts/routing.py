@@ -52,6 +52,7 @@ def random_routing(experts: int) -> Routing:
 def power_law_routing(experts: int, exponent: Array, *, run_tokens: Array = 1.0) -> Routing:
     """Popularity of expert i ~ i^-exponent, i = 1 ... E; `exponent` [...] may be traced. 0 is `random_routing`."""
     check_number("exponent", exponent, least=0.0)
+    check_number("run_tokens", run_tokens, least=0.0, above=True)
     xp = namespace(exponent)
     weight = np.arange(1.0, _count(experts) + 1.0) ** -xp.asarray(1.0 * xp.asarray(exponent))[..., None]
     return Routing(popularity=weight / xp.sum(weight, axis=-1, keepdims=True), run_tokens=run_tokens)
@@ -67,6 +68,7 @@ def proportional_routing(popularity: Array, *, run_tokens: Array = 1.0) -> Routi
     total = xp.sum(weight, axis=-1, keepdims=True)
     if xp is np and not np.all(total > 0.0):
         raise ValueError("popularity: all are 0; expected at least one above 0")
+    check_number("run_tokens", run_tokens, least=0.0, above=True)
     return Routing(popularity=weight / total, run_tokens=run_tokens)
 
 
@@ -76,6 +78,7 @@ def traced_routing(counts: Array, top_k: float = 1.0) -> Routing:
     Windows tell how many tokens go alike: the mean over experts of a count's variance between windows over what independent tokens
     of the same popularity would have, at least 1. `ValueError` for counts that are negative or all 0."""
     counts = np.asarray(counts, dtype=float)
+    check_number("top_k", top_k, least=1.0)
     if counts.ndim not in (1, 2):
         raise ValueError(f"counts: shape {counts.shape}; expected [experts] or [windows, experts]")
     if counts.ndim == 1 or len(counts) < 2:

@@ -106,6 +106,8 @@ def missing_experts(routing: Routing, tokens: Array, top_k: Array, resident: Arr
     xp = namespace(routing, tokens, top_k, resident)
     hit = hit_probability(routing, tokens, top_k)
     kept = xp.asarray(resident)[..., None] * 1.0
+    if policy not in POLICIES:
+        raise ValueError(f"policy: {policy!r} is unknown (known: {', '.join(POLICIES)})")
     if policy == "pinned":
         order = xp.argsort(-xp.asarray(routing.popularity), axis=-1)
         place = xp.argsort(order, axis=-1)

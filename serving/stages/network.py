@@ -162,6 +162,13 @@ def check_network(network: Network) -> Network:
         _check_router(router, {pool.name: pool for pool in network.pools}, f"routers.{router.name}")
     for pool in network.pools:
         _check_pool(pool, f"pools.{pool.name}")
+    known = [c.name for c in network.classes]
+    for router in network.routers:
+        for name in router.limits_s:
+            if name not in known:
+                raise ValueError(
+                    f"routers.{router.name}.limits_s.{name}: no class{nearest(name, known)} (known: {', '.join(known)})"
+                )
     pools = {x.name for x in (*network.pools, *network.routers)}
     for c in network.classes:
         _check_class(c, pools, f"classes.{c.name}")

@@ -28,6 +28,8 @@ def backpressure(network: Network, state: SteadyNetwork) -> list[str]:
     scale = float(state.scale)
     verb = "limits the network at" if bool(state.stable) else "limits the network to"
     lines = [f"{network.pools[j].name} {verb} {scale:.3g} times these rates"]
+    if not np.isfinite(scale):
+        lines = ["no pool limits the network"]
     for pool, growth, passed in zip(network.pools, np.asarray(state.growth_per_s), np.asarray(state.passed)):
         if passed < 1.0 and pool.when_full == "shed":
             lines.append(f"{pool.name} sheds {100.0 * (1.0 - passed):.3g} % of what comes to it")
