@@ -17,6 +17,11 @@ def show(found: Any, network: Any, duration_s: float, plot: Path | None, as_text
     changes = found.changes
     how: dict[str, Any] = {"duration_s": duration_s, "edges_s": changes.edges_s, "factors": changes.factors}
     course, paid, extra = _answer(network, changes, how, found)
+    if changes.losses:
+        extra["losses"] = [
+            {"pool": loss.pool, "count": loss.count, "at_s": loss.at_s, "back_s": loss.at_s + loss.repair_s}
+            for loss in changes.losses
+        ]
     plain = answerable(network)
     if plot is not None:
         _picture(plain, course, paid, plot)
@@ -120,6 +125,12 @@ def _print(answer: dict[str, Any], console: Any) -> None:
             f"{name}: {row['replica_hours']:.4g} replica-hours, {row['extra_hours']:+.3g} beyond the need of each moment",
             highlight=False,
             markup=False,
+        )  # fmt: skip
+    for row in answer.get("losses", ()):
+        after = "; after the end of this course" if row["at_s"] >= answer["duration_s"] else ""
+        console.print(
+            f"{row['pool']}: {row['count']} lost at {row['at_s']:.4g} s, back at {row['back_s']:.4g} s{after}",
+            highlight=False, markup=False,
         )  # fmt: skip
     failure = answer.get("failure")
     for name, row in failure["classes"].items() if failure else ():
