@@ -5,8 +5,6 @@ from typing import Annotated, Any
 
 import typer
 
-from ridgeline.cli import serve_course
-
 #: Seconds of a course.
 SHORTEST_S, LONGEST_S = 1e-6, 1e9
 
@@ -50,6 +48,8 @@ def network(
     asked = found.network.scaled(scale)
     if transient is not None:
         try:
+            from ridgeline.cli import serve_course
+
             serve_course.show(found, asked, transient, plot, json)
         except ValueError as error:
             raise ValueError(f"{file}: {error}") from None
