@@ -10,6 +10,9 @@ def validation(
     data: Annotated[Path | None, typer.Option(help="Folder with the measurements (default: $RIDGELINE_DATA).")] = None,
     out: Annotated[Path, typer.Option(help="Folder for validation.md, validation.json and pictures.")] = Path("docs"),
     minutes: Annotated[float, typer.Option(help="Start no further run after this long.")] = 15.0,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Run this level alone, keep the page's others (repeatable).")
+    ] = None,
 ) -> None:
     """Run every validation level and write the page that answers "is it right?"."""
     from rich.console import Console
@@ -26,7 +29,11 @@ def validation(
         raise ValueError(f"--out: {str(out.parent)!r} is not a folder; expected a folder in an existing one")
     console = Console(stderr=True)
     written = write_page(
-        folder, out, budget_s=60.0 * minutes, progress=lambda line: console.print(line, highlight=False)
+        folder,
+        out,
+        budget_s=60.0 * minutes,
+        only=tuple(only or ()),
+        progress=lambda line: console.print(line, highlight=False),
     )
     for path in written:
         print(path)

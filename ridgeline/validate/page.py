@@ -60,10 +60,20 @@ class Run(NamedTuple):
 
 
 def write_page(
-    data: Path, folder: Path, *, budget_s: float = BUDGET_S, progress: Callable[[str], None] | None = None
+    data: Path,
+    folder: Path,
+    *,
+    budget_s: float = BUDGET_S,
+    only: Sequence[str] = (),
+    progress: Callable[[str], None] | None = None,
 ) -> list[Path]:
-    """Run the levels on `data` and write validation.md, validation.json and validation/*.png into `folder`; returns the paths."""
-    runs, written, skipped = [], [], []
+    """Run the levels on `data` and write validation.md, validation.json and validation/*.png into `folder`; returns the paths.
+    `only`: levels to run; the others stay as they are in the folder's validation.json."""
+    for name in only:
+        load_level(name)
+    before, skipped = _before(folder) if only else ({}, [])
+    skipped = [line for line in skipped if not line.startswith(tuple(f"`ridgeline validate {name} " for name in only))]
+    runs, written = [], []
     started = time.monotonic()
     pictures = folder / "validation"
     listed = [*RUNS, *((level, "none") for level in known_levels() if level not in {name for name, _ in RUNS})]
@@ -72,6 +82,9 @@ def write_page(
         module = load_level(level)
         if split not in module.SPLITS and split == "none":
             split = module.SPLITS[0]
+        if only and level not in only:
+            runs += [before[level, split]] if (level, split) in before else []
+            continue
         if spent > budget_s:
             skipped.append(f"`ridgeline validate {level} --split {split}`: not run, the time budget was spent")
             continue
@@ -96,8 +109,19 @@ def write_page(
     (folder / "validation.json").write_text(
         json.dumps(_without_nan({"runs": plain, "skipped": skipped}), indent=1) + "\n"
     )
-    (folder / "validation.md").write_text(page_text(runs, skipped, [path.stem for path in written]), encoding="utf-8")
+    drawn = [path.stem for path in sorted(pictures.glob("*.png"))]
+    (folder / "validation.md").write_text(page_text(runs, skipped, drawn), encoding="utf-8")
     return [folder / "validation.md", folder / "validation.json", *written]
+
+
+def _before(folder: Path) -> tuple[dict[tuple[str, str], Run], list[str]]:
+    """Runs by level and split of the page that `folder` holds, and what it says was not run."""
+    path = folder / "validation.json"
+    try:
+        found = json.loads(path.read_text())
+        return {(run["level"], run["split"]): Run(**run) for run in found["runs"]}, list(found["skipped"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: no report of earlier runs to keep ({error}); run every level") from None
 
 
 def _run(level: str, split: str, seconds: float, found: Validation) -> Run:

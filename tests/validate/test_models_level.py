@@ -75,6 +75,15 @@ def test_page_and_protocol_are_written_from_what_is_found(data, eager_folder, tm
     assert str(eager_folder) not in text
     report = json.loads((tmp_path / "validation.json").read_text())
     assert report["runs"][0]["level"] == "models"
+    path = tmp_path / "validation.json"
+    path.write_text(json.dumps(report | {"runs": [{**report["runs"][0], "seconds": 1e9}]}))
+    write_page(eager_folder, tmp_path, only=("training",))  # finds nothing, and keeps the other level as it was
+    again = json.loads(path.read_text())
+    assert again["runs"][0]["seconds"] == 1e9
+    assert len(again["skipped"]) == 1
+    assert "validation/models.png" in (tmp_path / "validation.md").read_text()
+    with pytest.raises(ValueError, match="no report of earlier runs"):
+        write_page(eager_folder, tmp_path / "validation", only=("models",))
     facts = tmp_path / "facts.toml"
     facts.write_text("[tool.Ridgeline]\nminutes = 3.0\ndevice_lines = 12\n")
     protocol = report_text(eager_folder, tmp_path / "validation.json", facts)
