@@ -16,7 +16,7 @@ import pandas as pd
 from ridgeline.validate import serving_points, serving_runs
 from ridgeline.validate.report import Validation
 from ridgeline.validate.serving_deployments import model_name, row_engine
-from serving import closed_loop
+from serving.closed_loop import WAVES
 from serving.engines import engine_of
 
 #: A pandas frame (its stubs do not know what selecting rows returns).
@@ -99,7 +99,7 @@ def _at_once(rows: Frame, scored: Frame) -> list[str]:
     tpot = scored[scored["metric"] == "tpot"]
     error = np.abs(tpot["predicted"] / tpot["measured"] - 1.0).to_numpy(float)
     return [
-        f"{int((odd & clean).sum())} clean points wait 4.5 services: {closed_loop.WAVES} waves sent at once, not the closed "
+        f"{int((odd & clean).sum())} clean points wait 4.5 services: {WAVES} waves sent at once, not the closed "
         f"loop of their label; scored as labelled, TPOT MAPE of clean points {100 * np.nanmean(error[clean]):.1f} %, "
         f"{100 * np.nanmean(error[clean & ~odd]):.1f} % without them"
     ]

@@ -64,6 +64,14 @@ def test_points_are_answered_or_counted(tmp_path):
     assert validation.points["predicted"].dropna().between(1e-3, 0.2).all()
 
 
+def test_points_that_are_no_closed_loop_are_named(tmp_path):
+    once = point(isl=1024, osl=1024, silicon_tpot_ms=8.0, silicon_ttft_ms=4.5 * 8.0 * 0.9 * 1024)
+    pd.DataFrame([once, point()]).to_parquet(tmp_path / "silicon_points.parquet")
+    validation = validate(tmp_path, calibration="none")
+    assert validation.rows()[0]["answered"] == 4
+    assert any(line.startswith("1 clean points wait 4.5 services") for line in validation.messages)
+
+
 def test_numbers_that_cannot_be_are_counted(tmp_path):
     rows = [point(), point(isl=-1), point(concurrency=None), point(silicon_ttft_ms=-1.0), point(silicon_tpot_ms=None)]
     pd.DataFrame(rows).to_parquet(tmp_path / "silicon_points.parquet")
