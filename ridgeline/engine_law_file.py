@@ -90,6 +90,8 @@ def engine_law(table: dict[str, Any], where: str) -> StepLaw:
     if "offload" in table:
         law = offloaded_law(law, _offload(table, model, experts, f"{where}.offload"))
     context = number(table, "context", where, "count", 1024.0)
+    if context < 1.0:
+        raise ValueError(f"{where}.context: {table['context']!r}; expected at least 1 token")
     with field(where):
         return decode_law(speculated(law, table, where), context)
 

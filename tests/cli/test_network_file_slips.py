@@ -24,6 +24,7 @@ NETWORKS = Path(__file__).parents[2] / "docs" / "networks"
         ("rag", "probes = 32", "probes = 65537", r"pools.index.search.probes: 65537; expected at most the 65536 lists"),
         ("rag", "probes = 32, ", "", r"pools.index.search.probes: missing"),
         ("rag", "probes = 32", "probes = 32, residual = 3", r"pools.index.search.residual: 3; expected true or false"),
+        ("experts", "context = 2048", "context = 0", r"law.context: 0; expected at least 1 token"),
         ("rag", "clock_share = 0.8", "clock_share = 8", r"pools.prefill.power.clock_share: 8; expected a share"),
         ("rag", "rate = 12.0", "rate = 1e300", r"classes.chat.rate: 1e\+300; expected a number from"),
         (
