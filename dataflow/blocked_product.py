@@ -31,6 +31,10 @@ class ElementBytes(NamedTuple):
     partial: Array = 4.0
 
 
+#: Elements where nothing else is said.
+USUAL_ELEMENT = ElementBytes()
+
+
 class BlockedProduct(NamedTuple):
     """`cycles` until the last array is done; `bytes` between scratchpads and the memory outside; `blocks` of the streamed extent,
     [...]."""
@@ -49,7 +53,7 @@ def blocked_product(
     batch: Array = 1.0,
     arrays: Array = 1.0,
     scratchpad_bytes: Array = float("inf"),
-    element: ElementBytes = ElementBytes(),  # noqa: B008
+    element: ElementBytes = USUAL_ELEMENT,
     rounding: Rounding = exact,
 ) -> BlockedProduct:
     """`batch` products of m x n x k on `arrays` copies of `array`, which share folds evenly; arguments broadcast.

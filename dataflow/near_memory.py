@@ -90,7 +90,10 @@ def _time(
 ) -> KernelTime:
     """`rows` opened by a bank one after the other, `streamed` bytes over all of them, `crossing` bytes handed over."""
     xp = namespace(rows, crossing, memory, chip)
-    known = lambda value, otherwise: xp.where(xp.isnan(xp.asarray(1.0 * value)), otherwise, value)  # noqa: E731
+
+    def known(value: Array, otherwise: Array) -> Array:
+        return xp.where(xp.isnan(xp.asarray(1.0 * value)), otherwise, value)
+
     row_s = memory.activate_s + known(memory.command_s, 0.0) + memory.row_bytes / memory.bank_bandwidth_bytes_per_s
     rate = known(memory.handover_bytes_per_s, chip.dram.bandwidth_bytes_per_s)
     hand_s = 2.0 * known(memory.handover_s, 0.0) + crossing / rate

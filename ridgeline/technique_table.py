@@ -10,8 +10,7 @@ model's first layers (`exit`, a share of them) or `draft_share` of a decode step
 from collections.abc import Callable
 from typing import Any
 
-from hardware.paths import nearest
-from ridgeline.toml_fields import number
+from ridgeline.toml_fields import check_keys, number
 from serving import PhaseLaw
 from serving.techniques import Adapters, SharedPrefix, early_exit_law, tree_law
 from workloads import Batch, OperatorTable
@@ -74,12 +73,7 @@ def _table(law: dict[str, Any], name: str, where: str) -> dict[str, Any]:
     given = law[name]
     if not isinstance(given, dict):
         raise ValueError(f"{where}.{name}: {given!r}; expected a table with {', '.join(_KEYS[name])}")
-    for key in given:
-        if key not in _KEYS[name]:
-            raise ValueError(
-                f"{where}.{name}.{key}: unknown{nearest(key, _KEYS[name])} (known: {', '.join(_KEYS[name])})"
-            )
-    return given
+    return check_keys(f"{where}.{name}.", given, tuple(_KEYS[name]))
 
 
 def _needed(given: dict[str, Any], keys: tuple[str, ...], where: str) -> dict[str, float]:

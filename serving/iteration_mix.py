@@ -129,8 +129,8 @@ def mixed(
     rows += [(last_piece(case, p, k, prefilling, budget, chunked), seen, 1.0 + prefilling, w) for p, k, w in parts]
     rows.append((budget, seen, 0.0, 0.0 * budget))
     p, n, s, w = columns(xp, rows)
-    everyone = ranks * (seen + 1.0 + prefilling * per_piece)
-    seconds = iteration(case, p, n, n + s, everyone if ranks > 1 else None)
+    group_tokens = ranks * (seen + 1.0 + prefilling * per_piece)
+    seconds = iteration(case, p, n, n + s, group_tokens if ranks > 1 else None)
     shares = w[:count]
     met, own = seconds[:count], list(seconds[count : count + 2])
     if ranks > 1:

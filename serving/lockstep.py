@@ -46,3 +46,24 @@ def together_s(seconds: Array, share: Array, quiet: int, ranks: int, prompts: Ar
     calm = slowest(seconds[:quiet], share[:quiet] / still, ranks)
     busy = slowest(seconds[quiet:], share[quiet:] / moved, xp.minimum(ranks * moved / some, ranks), calm)
     return (1.0 - some) * calm + some * busy
+
+
+def rank_runs(steps: tuple[Array, Array], batches: tuple[Array, Array], passes: Array) -> tuple[Array, Array]:
+    """(seconds, shares) [points, ...] of what one rank that prefills first runs by itself: decode iterations `steps`, and so many
+    `passes` of `batches` of prompts for each."""
+    xp = namespace(steps, batches, passes)
+    prompts = passes / (1.0 + passes)
+    shape = xp.broadcast_shapes(xp.shape(steps[0])[1:], xp.shape(batches[0])[1:], xp.shape(passes))
+    seconds = [xp.broadcast_to(part[0], (*xp.shape(part[0])[:1], *shape)) for part in (steps, batches)]
+    shares = [
+        xp.broadcast_to(part[1] * share, (*xp.shape(part[1])[:1], *shape))
+        for part, share in ((steps, 1.0 - prompts), (batches, prompts))
+    ]
+    return xp.concatenate(seconds), xp.concatenate(shares)
+
+
+def met_s(own: tuple[Array, Array], beside: tuple[Array, Array], ranks: int, power: int = 1) -> Array:
+    """Mean of seconds ** power of iterations of a rank's `own` (seconds, shares) with the other ranks' `beside` it."""
+    seconds, shares = own
+    longest = [slowest(beside[0] ** power, beside[1], ranks - 1, s**power) for s in seconds]
+    return sum(x * w for x, w in zip(longest, shares))

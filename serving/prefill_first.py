@@ -9,7 +9,7 @@ iteration sends requests, so that at most one follows. Quantities are those of `
 
 from serving.iteration_mix import Mix, columns, length_points, present_points, two_points
 from serving.limits import Case, iteration
-from serving.lockstep import slowest
+from serving.lockstep import met_s, rank_runs, slowest
 from serving.prompt_arrivals import NO_FEEDBACK, PromptArrivals, rarer
 from workloads.numeric import Array, namespace
 
@@ -58,13 +58,10 @@ def prefill_first(
             some = -xp.expm1(-during * rarer(xp, spread)) * xp.exp(arriving - during)
         return xp.maximum(xp.minimum(some, arriving), arriving * prompt / budget)
 
-    passes, decode_s, decode_square = passes_of(alone, one), alone, alone * alone
-    if ranks > 1:
-        steps_s = (first[0][:count], first[1][:count])
-        for _ in range(LOCKSTEP_ROUNDS):
-            beside_s = _either(xp, steps_s, (one[None], xp.ones_like(one[None])), passes)
-            decode_s, decode_square = (_met(xp, steps_s, beside_s, ranks, power) for power in (1, 2))
-            passes = passes_of(decode_s, slowest(*beside_s, ranks - 1, one))
+    decoding, passes = (first[0][:count], first[1][:count]), passes_of(alone, one)
+    for _ in range(LOCKSTEP_ROUNDS if ranks > 1 else 0):
+        beside_s = rank_runs(decoding, (one[None], xp.ones_like(one[None])), passes)
+        passes = passes_of(met_s(decoding, beside_s, ranks), slowest(*beside_s, ranks - 1, one))
     safe = xp.maximum(passes, 1e-9)
     mean = arriving * prompt / safe
     square = (spread * arriving * m.prompt_square + (arriving * prompt) ** 2) / safe
@@ -83,15 +80,13 @@ def prefill_first(
     seconds, w = _times(case, rows, ranks)
     batches, owns = (seconds[:2], w[:2]), (seconds[2:4], w[2:4])
     if ranks > 1:
-        beside_s = _either(xp, (first[0][:count], first[1][:count]), batches, passes)
-        decode_s, decode_square = (_met(xp, steps_s, beside_s, ranks, power) for power in (1, 2))
-        batch, batch_square, own = (
-            _met(xp, part, beside_s, ranks, power) for part, power in ((batches, 1), (batches, 2), (owns, 1))
-        )
+        beside_s = rank_runs(decoding, batches, passes)
+        batch, batch_square = (met_s(batches, beside_s, ranks, power) for power in (1, 2))
+        decode_s, decode_square = (met_s(decoding, beside_s, ranks, power) for power in (1, 2))
+        own = met_s(owns, beside_s, ranks)
     else:
-        batch, batch_square, own = (
-            xp.sum(part[0] ** power * part[1], axis=0) for part, power in ((batches, 1), (batches, 2), (owns, 1))
-        )
+        batch, batch_square = (xp.sum(batches[0] ** power * batches[1], axis=0) for power in (1, 2))
+        decode_s, decode_square, own = alone, alone * alone, xp.sum(owns[0] * owns[1], axis=0)
     cycle = decode_s + passes * batch
     sooner = 0.0 * cycle
     if closed:
@@ -108,25 +103,6 @@ def prefill_first(
         tpot, own, steps * tpot + own, cycle / count, xp.maximum(squares, (cycle / count) ** 2), 1.0 + 0.0 * passes,
         passes / count, mean, budget, arriving, seen, seconds[-1], decode_s,
     )  # fmt: skip
-
-
-def _either(xp, steps: tuple, batches: tuple, passes: Array) -> tuple[Array, Array]:
-    """Seconds and shares of what one rank runs by itself: decode iterations, and so many `passes` of prompts for each."""
-    prompts = passes / (1.0 + passes)
-    shape = xp.broadcast_shapes(xp.shape(steps[0])[1:], xp.shape(batches[0])[1:], xp.shape(passes))
-    seconds = [xp.broadcast_to(part[0], (*xp.shape(part[0])[:1], *shape)) for part in (steps, batches)]
-    shares = [
-        xp.broadcast_to(part[1] * share, (*xp.shape(part[1])[:1], *shape))
-        for part, share in ((steps, 1.0 - prompts), (batches, prompts))
-    ]
-    return xp.concatenate(seconds), xp.concatenate(shares)
-
-
-def _met(xp, own: tuple, beside: tuple, ranks: int, power: int) -> Array:
-    """Mean of seconds ** power of iterations of a rank's `own` (seconds, shares) with the other ranks' `beside` it."""
-    seconds, shares = own
-    longest = [slowest(beside[0] ** power, beside[1], ranks - 1, s**power) for s in seconds]
-    return sum(x * w for x, w in zip(longest, shares))
 
 
 def _times(case: Case, rows: list, ranks: int) -> tuple[Array, Array]:

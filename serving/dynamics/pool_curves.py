@@ -16,10 +16,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from serving.stages.burstiness import burstiness
 from serving.stages.network import KINDS, Network, Pool
 from serving.stages.revisits import revisits
-from serving.stages.steady_network import pool_states
+from serving.stages.steady_network import network_bursts, pool_states
 from serving.stages.step_law import law_time
 from serving.stages.traffic import Flat, Traffic, pool_sums, stack
 from workloads.numeric import Array, namespace
@@ -54,20 +53,19 @@ def _fluid(network: Network, flows: Traffic) -> Curves:
 
 def _fluid_pool(xp: Any, pool: Pool, weight: Array, size: int) -> tuple[Array, Array]:
     m, slots = pool.servers * 1.0, pool.slots * 1.0
-    if pool.kind == "delay":
-        knots, slow = [0.0, UNLIMITED], None
-    elif pool.kind == "servers":
-        knots, slow = [0.0, m], None
+    if pool.kind in ("delay", "servers"):
+        knots = [0.0, m if pool.kind == "servers" else UNLIMITED]
     elif pool.kind == "link":
-        knots, slow = [0.0, 1.0, UNLIMITED], lambda y: xp.maximum(y, 1.0) / pool.bandwidth_bytes_per_s
+        knots = [0.0, 1.0, UNLIMITED]
     else:
-        per_replica = [xp.clip(k / weight, 1.0, slots) for k in pool.law.knots]
-        knots = [0.0, m, *(m * n for n in per_replica), m * slots]
-        slow = lambda y: law_time(pool.law, xp.maximum(y / m, 1.0) * weight)  # noqa: E731
+        knots = [0.0, m, *(m * xp.clip(k / weight, 1.0, slots) for k in pool.law.knots), m * slots]
     inside = xp.sort(stack(xp, [*knots, *[knots[-1]] * (size - len(knots))]))
-    if slow is None:
+    if pool.kind in ("delay", "servers"):
         return inside, 1.0 + 0.0 * inside
-    return inside, stack(xp, [slow(inside[..., i]) for i in range(size)])
+    at = [inside[..., i] for i in range(size)]
+    if pool.kind == "link":
+        return inside, stack(xp, [xp.maximum(y, 1.0) / pool.bandwidth_bytes_per_s for y in at])
+    return inside, stack(xp, [law_time(pool.law, xp.maximum(y / m, 1.0) * weight) for y in at])
 
 
 def _stationary(network: Network, flat: Flat, flows: Traffic) -> Curves:
@@ -76,14 +74,7 @@ def _stationary(network: Network, flat: Flat, flows: Traffic) -> Curves:
     visits = revisits(flat, flows, pools)
     rates = pool_sums(xp, flat, flows.rate_per_s, pools)
     used = flows.offered > 0.0
-
-    def made(dispersion: Array) -> Array:
-        if not any(pool.kind == "batch" for pool in network.pools):
-            return 0.0 * rates
-        state = pool_states(network, flows, rates, visits, dispersion, 0.0 * dispersion, ("batch",))
-        return xp.maximum(state.batch - 1.0, 0.0) * (1.0 - visits.staying)
-
-    bursts = burstiness(network, flat, flows, visits, made)
+    bursts = network_bursts(network, flat, flows, visits, rates)
     # knots [knots, pools]: the pools side by side, each at its own load
     own = xp.clip(flows.offered, 1e-6, LOADS[-1])
     loads = xp.sort(xp.concatenate([LOADS[1:, None] + 0.0 * own, own[None, :]], axis=0), axis=0)

@@ -20,7 +20,7 @@ import jax
 import numpy as np
 
 from serving.stages.batch_service import batch_state
-from serving.stages.burstiness import burstiness
+from serving.stages.burstiness import Burstiness, burstiness
 from serving.stages.finite_buffers import buffered, held_limits
 from serving.stages.linear_systems import solved
 from serving.stages.network import KINDS, Network, check_network, stacked_pools
@@ -158,16 +158,22 @@ def _pools(network: Network, flat: Flat, flows: Traffic, limits: Limits | None =
     visits = revisits(flat, flows, len(network.pools))
     if limits is not None:
         visits = visits._replace(piece=visits.piece * limits.stretch)
+    bursts = network_bursts(network, flat, flows, visits, pool_rates)
+    return visits, pool_states(network, flows, pool_rates, visits, bursts.dispersion, bursts.clump, KINDS)
+
+
+def network_bursts(network: Network, flat: Flat, flows: Traffic, visits: Revisits, rates: Array) -> Burstiness:
+    """How visits come to each pool, batches that leave together included; `rates` [..., pools] of visits."""
+    xp = namespace(network, flat, flows)
 
     def made(dispersion: Array) -> Array:
         """Others that leave with an item of a batch: E[b (b - 1)] / E[b]."""
         if not any(pool.kind == "batch" for pool in network.pools):
-            return 0.0 * pool_rates
-        state = pool_states(network, flows, pool_rates, visits, dispersion, 0.0 * dispersion, ("batch",))
+            return 0.0 * rates
+        state = pool_states(network, flows, rates, visits, dispersion, 0.0 * dispersion, ("batch",))
         return xp.maximum(state.batch - 1.0, 0.0) * (1.0 - visits.staying)
 
-    bursts = burstiness(network, flat, flows, visits, made)
-    return visits, pool_states(network, flows, pool_rates, visits, bursts.dispersion, bursts.clump, KINDS)
+    return burstiness(network, flat, flows, visits, made)
 
 
 def _answer(network: Network, flat: Flat, flows: Traffic, visits: Revisits, states: PoolState) -> SteadyNetwork:

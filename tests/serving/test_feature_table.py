@@ -56,6 +56,10 @@ LENGTHS, ENGINE = Lengths.uniform(600, 120), Engine(max_sequences=64, max_batche
 FREE = Wire(1.0, 1e30, 1e30)
 
 
+#: No parallelism at all.
+ALONE = Parallelism()
+
+
 @pytest.fixture(scope="module")
 def law():
     return plain_law()
@@ -74,7 +78,7 @@ def moe():
     assert isinstance(model, workloads.TransformerModel)
 
     @cache
-    def of(layout=Parallelism(), chip="h100_sxm", estimator=operator_bound, link_share=1.0):  # noqa: B008
+    def of(layout=ALONE, chip="h100_sxm", estimator=operator_bound, link_share=1.0):
         device = hardware.load(chip)
         link = replace(device.scale_up, bandwidth_bytes_per_s=link_share * device.scale_up.bandwidth_bytes_per_s)
         device = replace(device, scale_up=link)
@@ -116,7 +120,7 @@ def test_attention_and_feed_forward_apart(moe):
     model, of = moe
     chip = hardware.load("h100_sxm")
 
-    def split(attention=Parallelism(), experts=Parallelism(), link=None, batches=1):  # noqa: B008
+    def split(attention=ALONE, experts=ALONE, link=None, batches=1):
         groups = Group(chip=chip, parallelism=attention), Group(chip=chip, parallelism=experts)
         return attention_ffn_law(
             model, *groups, link, operator_bound, knots=Knots(1024, 4096, 256), routing=0.0, micro_batches=batches
